@@ -1,0 +1,437 @@
+"""The definition tree as a result: its columns, what can be read off it, and its file formats."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sae_explorer.analyses import tree_formats
+from sae_explorer.errors import ExplorerError
+from sae_explorer.results import Provenance, Result, column, write_text
+from sae_explorer.text import join_tokens
+
+if TYPE_CHECKING:
+    import networkx
+    import pandas
+    from rich.tree import Tree as RichTree
+
+    from sae_explorer.analyses.trees import TreeRequest
+    from sae_explorer.subject import Subject
+
+#: What closes the quotation that a prompt leaves open.
+_CLOSING = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "(": ")", "[": "]"}
+
+_COLUMNS = {
+    "parent": np.int32,
+    "depth": np.int32,
+    "token_id": np.int32,
+    "probability": np.float64,
+    "cumulative_probability": np.float64,
+    "cut_probability": np.float64,
+    "expanded": np.bool_,
+}
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One path through a tree, as text.
+
+    Parameters
+    ----------
+    text
+        The answer without its closing quote; an answer that the tree breaks off ends in "…".
+    probability
+        Cumulative probability of the path, the closing quote included.
+    complete
+        Whether the answer ends by itself, in the tree.
+    row
+        Row of the path's last node.
+    token_ids
+        The path.
+    """
+
+    text: str
+    probability: float
+    complete: bool
+    row: int
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DefinitionTree(Result):
+    """All answers above a cutoff to the question what a vector means.
+
+    Nodes are rows, the most probable first, a parent before its children; row 0 is the root, the
+    end of the prompt. A tree with a higher cutoff, or a smaller budget, is therefore made of the
+    first rows of this one.
+
+    Parameters
+    ----------
+    request
+        The options that the tree was grown with.
+    provenance
+        Model, SAE and versions.
+    status
+        ``"complete"``; ``"budget"``, when it holds only the most probable nodes; or ``"partial"``,
+        when it was cancelled.
+    prompt_ids
+        Token ids of the prompt.
+    ghost_ids
+        Token ids whose embedding the vector took, and whose probability was removed.
+    end_ids
+        Token ids that end a text.
+    ghost_vector
+        The vector, shape ``[d_model]``, float32.
+    parent
+        Row of the parent, -1 for the root; int32.
+    depth
+        Number of tokens after the prompt; int32.
+    token_id
+        Token of the node, -1 for the root; int32.
+    probability
+        Probability of the token after its parent; float64.
+    cumulative_probability
+        Product of the probabilities along the path; float64.
+    cut_probability
+        How much of the cumulative probability goes on to tokens that are not in the tree; float64,
+        0 for a node that was not run.
+    expanded
+        Whether the node was run. Nodes at the largest depth are not, and in a partial tree others.
+    texts
+        Text of every token in the tree, a leading space included.
+    subject
+        The live subject, None for a tree read from a file.
+    """
+
+    kind: ClassVar[str] = "definition-tree"
+
+    request: TreeRequest
+    provenance: Provenance
+    status: str
+    prompt_ids: tuple[int, ...]
+    ghost_ids: tuple[int, ...]
+    end_ids: tuple[int, ...]
+    ghost_vector: NDArray[np.float32]
+    parent: NDArray[np.int32]
+    depth: NDArray[np.int32]
+    token_id: NDArray[np.int32]
+    probability: NDArray[np.float64]
+    cumulative_probability: NDArray[np.float64]
+    cut_probability: NDArray[np.float64]
+    expanded: NDArray[np.bool_]
+    texts: dict[int, str]
+    subject: Subject | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        for name in (*_COLUMNS, "ghost_vector"):
+            getattr(self, name).setflags(write=False)
+
+    def __len__(self) -> int:
+        """Return the number of nodes, the root included."""
+        return len(self.parent)
+
+    def __repr__(self) -> str:
+        best = "; ".join(repr(d.text) for d in self.definitions(3))
+        return (
+            f"DefinitionTree({self.request.label}, {len(self):,} nodes, {self.status}, "
+            f"covers {self.covered_probability:.0%}: {best})"
+        )
+
+    def __rich__(self) -> RichTree:
+        return tree_formats.rich_tree(self)
+
+    @property
+    def partial(self) -> bool:
+        """Whether growth was stopped before the tree was complete or its budget was used up."""
+        return self.status == "partial"
+
+    @property
+    def tokens(self) -> list[str]:
+        """Text of each node's token; empty for the root."""
+        return [self.texts.get(i, "") for i in self.token_id.tolist()]
+
+    @cached_property
+    def children(self) -> list[list[int]]:
+        """Rows of each node's children, most probable first."""
+        rows: list[list[int]] = [[] for _ in range(len(self))]
+        for row, parent in enumerate(self.parent.tolist()):
+            if parent >= 0:
+                rows[parent].append(row)
+        return rows
+
+    @cached_property
+    def covered_probability(self) -> float:
+        """Probability that an answer follows the tree to one of its tips.
+
+        Every answer either does, or leaves the tree at a node before: the rest is the sum of
+        ``cut_probability`` over the nodes with children in the tree, and over the root.
+        """
+        tips = np.array([not rows for rows in self.children])
+        tips[0] = False
+        return float(self.cumulative_probability[tips].sum())
+
+    def coverage(self) -> pandas.DataFrame:
+        """Return how much of the probability the tree keeps, token by token.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a depth from 1: ``kept``, the probability that an answer's first ``depth``
+            tokens (all of them, if it ends before) are in the tree; ``cut``, that they are not;
+            ``open``, what is not known because a node before was not run, which is 0 but in a
+            partial tree. The three add up to 1.
+        """
+        import pandas
+
+        ended = np.isin(self.token_id, self.end_ids)
+        beyond = self._behind(ended)
+        not_run = ~self.expanded & (self.depth < self.request.max_depth) & ~ended
+        rows = []
+        # One depth further than the tree: there only what ended before is kept.
+        for depth in range(1, min(int(self.depth.max()) + 1, self.request.max_depth) + 1):
+            before = (self.depth < depth) & ~beyond
+            reached = (self.depth == depth) & ~beyond
+            kept = self.cumulative_probability[reached | (before & ended)].sum()
+            unknown = self.cumulative_probability[before & not_run].sum()
+            cut = self.cut_probability[before & ~ended].sum()
+            rows.append((depth, kept, cut, unknown))
+        return pandas.DataFrame(rows, columns=["depth", "kept", "cut", "open"])
+
+    def _behind(self, ends: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which nodes have one of the nodes marked in ``ends`` among their ancestors."""
+        behind = np.zeros(len(self), dtype=bool)
+        # A child's row comes after its parent's, so one pass is enough.
+        for row, parent in enumerate(self.parent.tolist()):
+            if parent >= 0:
+                behind[row] = behind[parent] or ends[parent]
+        return behind
+
+    def path(self, row: int) -> list[int]:
+        """Return the rows from the root's child down to ``row``; empty for the root."""
+        if not 0 <= row < len(self):
+            raise ExplorerError(f"There is no node {row}: the tree has rows 0 to {len(self) - 1}.")
+        rows = []
+        while row > 0:
+            rows.append(row)
+            row = int(self.parent[row])
+        return rows[::-1]
+
+    def text(self, row: int) -> str:
+        """Return the answer up to a node, as it would be written."""
+        return join_tokens([self.texts[int(self.token_id[r])] for r in self.path(row)]).lstrip()
+
+    def definitions(self, limit: int | None = 10) -> list[Definition]:
+        """Return the most probable answers as text.
+
+        An answer is complete where it closes the quotation that the prompt leaves open, or ends the
+        text. Where a branch of the tree stops before, its tip stands for what follows. What comes
+        after a complete answer is no part of any.
+
+        Parameters
+        ----------
+        limit
+            How many; None for all.
+        """
+        closing = _CLOSING.get(self.request.prompt.rstrip()[-1:], "")
+        ends = np.array([self._ends(token_id, closing) for token_id in self.token_id.tolist()])
+        behind = self._behind(ends)
+        found = []
+        for row in range(1, len(self)):
+            if behind[row] or not (ends[row] or not self.children[row]):
+                continue
+            text = self.text(row)
+            if ends[row]:
+                if int(self.token_id[row]) in self.end_ids:
+                    text = self.text(int(self.parent[row])) if self.parent[row] > 0 else ""
+                elif closing:
+                    text = text[: text.rindex(closing)]
+            else:
+                text += "…"
+            path = tuple(int(self.token_id[r]) for r in self.path(row))
+            probability = float(self.cumulative_probability[row])
+            found.append(Definition(text, probability, bool(ends[row]), row, path))
+            if limit is not None and len(found) == limit:
+                break
+        return found
+
+    def _ends(self, token_id: int, closing: str) -> bool:
+        text = self.texts.get(token_id, "")
+        return token_id in self.end_ids or bool(closing and closing in text)
+
+    def probability_of(self, answer: str | Sequence[int], subject: Subject | None = None) -> float:
+        """Return the probability of a given answer, also where it leaves the tree.
+
+        Parameters
+        ----------
+        answer
+            Text, as it would follow the prompt, or token ids.
+        subject
+            The model, needed for a tree that was read from a file.
+
+        Returns
+        -------
+        float
+            Product of the probabilities along the answer's tokens; 0 if it holds the ghost's own.
+        """
+        from sae_explorer.model.decoding import path_probabilities
+
+        live = self._live(subject)
+        if isinstance(answer, str):
+            path = live.continuation_ids(self.request.prompt, answer)
+        else:
+            path = [int(i) for i in answer]
+        if not path:
+            return 1.0
+        with live.run():
+            found = path_probabilities(live.model, self._prompt(), path)
+        return float(np.prod(found))
+
+    def greedy(
+        self, stop: str | None = None, max_tokens: int = 50, subject: Subject | None = None
+    ) -> Definition:
+        """Return the answer that takes the most probable token at every step.
+
+        Parameters
+        ----------
+        stop
+            Text before which the answer ends; None for the quote that closes the prompt's, or a
+            line break where it leaves none open.
+        max_tokens
+            Length at which it is broken off.
+        subject
+            As in :meth:`probability_of`.
+        """
+        from sae_explorer.model.decoding import open_decoder
+
+        live = self._live(subject)
+        closing = _CLOSING.get(self.request.prompt.rstrip()[-1:], "\n") if stop is None else stop
+        if not closing:
+            raise ExplorerError("stop is empty; give the text before which the answer ends.")
+        path: list[int] = []
+        probability, text, complete = 1.0, "", False
+        with live.run():
+            decoder = open_decoder(live.model, 1, max_tokens, self._prompt())
+            prefix, found = decoder.start([self._prompt()])
+            while True:
+                token = int(found.token_ids[0, 0])
+                probability *= float(found.probabilities[0, 0])
+                path.append(token)
+                text = live.continuation_text(self.prompt_ids, path).lstrip()
+                ended = token in self.end_ids
+                complete = ended or closing in text
+                if complete or len(path) == max_tokens:
+                    break
+                prefix, found = decoder.extend(prefix, found.token_ids[:, 0])
+        if closing in text:
+            text = text[: text.index(closing)]
+        elif complete:
+            text = live.continuation_text(self.prompt_ids, path[:-1]).lstrip()
+        else:
+            text += "…"
+        return Definition(text, probability, complete, self.row_of(path), tuple(path))
+
+    def row_of(self, path: Sequence[int]) -> int:
+        """Return the row that a path of token ids ends in, -1 if it leaves the tree."""
+        row = 0
+        for token in path:
+            matching = [r for r in self.children[row] if self.token_id[r] == token]
+            if not matching:
+                return -1
+            row = matching[0]
+        return row
+
+    def _prompt(self) -> Any:
+        from sae_explorer.model.decoding import Prompt
+
+        return Prompt(self.prompt_ids, dict.fromkeys(self.ghost_ids, self.ghost_vector))
+
+    def _live(self, subject: Subject | None) -> Subject:
+        live = subject or self.subject
+        if live is None:
+            raise ExplorerError(
+                "The tree was read from a file, so it has no model to ask. Give one: subject=..."
+            )
+        if live.d_model != len(self.ghost_vector):
+            raise ExplorerError(
+                f"The tree's vector has {len(self.ghost_vector)} numbers, the model's embeddings "
+                f"have {live.d_model}. Give the model it was grown with: "
+                f"{self.provenance.model['id']}."
+            )
+        return live
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return one row a node, the root first with parent -1; ``parent`` is a row number.
+
+        Columns: ``parent, depth, token_id, token, probability, cumulative_probability,
+        cut_probability, expanded``.
+        """
+        import pandas
+
+        frame = pandas.DataFrame({name: getattr(self, name) for name in _COLUMNS})
+        frame.insert(3, "token", self.tokens)
+        return frame
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return the table of :meth:`to_frame` as CSV, and write it to ``path`` if one is given."""
+        return self._written(self.to_frame().to_csv(index_label="row", lineterminator="\n"), path)
+
+    def to_newick(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return the tree in Newick format; a branch is as long as -log of its probability."""
+        return self._written(tree_formats.newick(self), path)
+
+    def to_dot(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return the tree in Graphviz' DOT language, left to right, lines as wide as in the view."""
+        return self._written(tree_formats.dot(self), path)
+
+    def to_networkx(self) -> networkx.DiGraph[int]:
+        """Return a directed graph: nodes are rows, with the columns as their attributes."""
+        return tree_formats.networkx_graph(self)
+
+    @staticmethod
+    def _written(text: str, path: str | os.PathLike[str] | None) -> str:
+        if path is not None:
+            write_text(path, text)
+        return text
+
+    def preorder(self) -> Iterator[tuple[int, int]]:
+        """Yield ``(row, depth)`` from the root, each node before its children."""
+        stack = [0]
+        while stack:
+            row = stack.pop()
+            yield row, int(self.depth[row])
+            stack.extend(reversed(self.children[row]))
+
+    def _body(self) -> dict[str, Any]:
+        return {
+            "status": self.status,
+            "prompt_ids": list(self.prompt_ids),
+            "ghost_ids": list(self.ghost_ids),
+            "end_ids": list(self.end_ids),
+            "ghost_vector": column(self.ghost_vector),
+            "columns": {name: column(getattr(self, name)) for name in _COLUMNS},
+            "texts": {str(token_id): text for token_id, text in self.texts.items()},
+        }
+
+    @classmethod
+    def _from_body(
+        cls, body: dict[str, Any], request: dict[str, Any], provenance: Provenance
+    ) -> Self:
+        from sae_explorer.analyses.trees import TreeRequest
+
+        return cls(
+            request=TreeRequest.from_options(request),
+            provenance=provenance,
+            status=body["status"],
+            prompt_ids=tuple(body["prompt_ids"]),
+            ghost_ids=tuple(body["ghost_ids"]),
+            end_ids=tuple(body["end_ids"]),
+            ghost_vector=np.asarray(body["ghost_vector"], np.float32),
+            texts={int(token_id): text for token_id, text in body["texts"].items()},
+            **{name: np.asarray(body["columns"][name], kind) for name, kind in _COLUMNS.items()},
+        )

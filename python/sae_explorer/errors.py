@@ -1,0 +1,25 @@
+"""The errors of this package: one class, each message saying what was given and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ExplorerError(ValueError):
+    """Something that was asked for cannot be done.
+
+    The message is one line that names what was given, what is possible and what to do next, so that
+    the command line and the widget can show it as it is. A ``ValueError``, because the cause is
+    always a value from outside: an option, a file, a model that does not fit.
+    """
+
+
+class PartialResultWarning(UserWarning):
+    """A run was interrupted; the result that was returned holds what had been computed by then."""
+
+
+def did_you_mean(given: str, possible: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest possible word, or an empty string."""
+    near = difflib.get_close_matches(given, list(possible), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

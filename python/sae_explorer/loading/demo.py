@@ -1,0 +1,46 @@
+"""The bundled dictionary model: small, offline, and trained to read vectors in place of words."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+from sae_explorer.loading import folder
+from sae_explorer.subject import Subject
+
+LAYERS = (1, 3)
+
+
+@dataclass(frozen=True)
+class Featured:
+    """A feature of the bundled SAEs that its tree and its tokens both explain well."""
+
+    layer: int
+    feature: int
+    label: str
+
+
+def assets() -> Path:
+    """Return the folder of the model, its SAEs, their card and licence."""
+    return Path(str(resources.files("sae_explorer"))) / "assets" / "dictionary"
+
+
+@lru_cache(maxsize=1)
+def load() -> Subject:
+    """Load the model with its SAEs on the CPU in float32; a second call returns the same."""
+    saes = [assets() / f"sae_layer_{layer}" for layer in LAYERS]
+    return folder.load(assets(), saes, device="cpu")
+
+
+@lru_cache(maxsize=1)
+def featured() -> tuple[Featured, ...]:
+    """Return the features to look at first, best first, layer by layer."""
+    listed = json.loads((assets() / "featured.json").read_text(encoding="utf-8"))
+    return tuple(
+        Featured(int(layer), entry["feature"], entry["label"])
+        for layer, entries in listed.items()
+        for entry in entries
+    )

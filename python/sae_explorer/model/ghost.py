@@ -1,0 +1,242 @@
+"""A vector in place of one token's embedding: how the vector is made, and how it gets in.
+
+The vector is ``v = [mu] + s*((1 - sum w)*unit(direction) + sum_k w_k PC_k)``, after the
+definition-tree notebook for Gemma-2B (M. Watkins, 2024): ``mu`` is the mean token embedding and
+enters only with the centroid offset on, ``s`` is the scale, ``PC_k`` are the principal components
+of the centred embeddings. The mix is not normalised again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sae_explorer.errors import ExplorerError
+from sae_explorer.request import Request, option
+
+if TYPE_CHECKING:
+    from sae_explorer.subject import Subject
+
+Vector: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectionRequest(Request):
+    """Which vector stands in for the embedding of the made-up word."""
+
+    feature: int | None = option(None, "Index of the SAE feature (latent).", minimum=0)
+    vector: tuple[float, ...] | None = option(
+        None, "A direction of d_model numbers, such as a probe, used as a feature's would be."
+    )
+    token: str | None = option(None, "A vocabulary entry whose own embedding is used as it is.")
+    embedding: tuple[float, ...] | None = option(
+        None, "d_model numbers that stand in as they are, neither normalised nor scaled."
+    )
+    weights: str | tuple[float, ...] = option(
+        "encoder",
+        "Which weights give the feature's direction: 'encoder', 'decoder', or two coefficients "
+        "(encoder, decoder) of their unit vectors.",
+    )
+    scale: float | None = option(
+        None,
+        "Length of the direction; None takes the subject's (3.8 for Gemma-2B, else the mean "
+        "distance of the token embeddings from their centroid).",
+        above=0.0,
+        slider=(0.1, 10.0),
+    )
+    centroid: bool = option(False, "Add the mean token embedding to the scaled direction.")
+    pca: tuple[float, ...] = option(
+        (),
+        "Weights of the first principal components of the token embeddings, mixed into the "
+        "direction, whose own weight is 1 minus their sum.",
+        minimum=0.0,
+        maximum=1.0,
+        slider=(0.0, 1.0),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sources = ("feature", "vector", "token", "embedding")
+        given = [name for name in sources if getattr(self, name) is not None]
+        if len(given) != 1:
+            what = "none was" if not given else " and ".join(given) + " were"
+            raise ExplorerError(
+                f"Give one of feature, vector, token or embedding; {what} given. "
+                "For an SAE's feature: feature=17."
+            )
+        if isinstance(self.weights, str):
+            if self.weights not in ("encoder", "decoder"):
+                raise ExplorerError(
+                    f"weights is {self.weights!r}; it must be 'encoder', 'decoder' or two "
+                    "coefficients, such as (0.5, 0.5)."
+                )
+        elif len(self.weights) != 2 or not any(self.weights):
+            raise ExplorerError(
+                f"weights is {self.weights!r}; a mix takes two coefficients, of the encoder and "
+                "of the decoder direction, not both 0."
+            )
+        if sum(self.pca) > 1 + 1e-9:
+            raise ExplorerError(
+                f"The pca weights {self.pca} add up to {sum(self.pca):g}; at most 1 is possible."
+            )
+
+    @property
+    def label(self) -> str:
+        """What the vector stands for, in a few words."""
+        if self.feature is not None:
+            return f"feature {self.feature}"
+        if self.token is not None:
+            return f"token {self.token!r}"
+        return "vector" if self.vector is not None else "embedding"
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A ghost vector as a weighted sum of fixed vectors.
+
+    Whatever is linear in the vector, such as its dot products with the whole vocabulary, can then
+    be computed once for each of the fixed vectors and mixed again for every slider position.
+
+    Parameters
+    ----------
+    coefficients
+        One number a vector.
+    vectors
+        Arrays of shape ``[d_model]``, float32.
+    """
+
+    coefficients: tuple[float, ...]
+    vectors: tuple[Vector, ...]
+
+    def total(self) -> Vector:
+        """Return the sum, of shape ``[d_model]``, accumulated in float64."""
+        total = sum(
+            c * v.astype(np.float64) for c, v in zip(self.coefficients, self.vectors, strict=True)
+        )
+        return np.asarray(total, dtype=np.float32)
+
+
+def ghost_mixture(subject: Subject, request: DirectionRequest) -> Mixture:
+    """Return the request's ghost vector as a mixture of directions, centroid and components.
+
+    Raises
+    ------
+    ExplorerError
+        If the feature is out of range, a vector has the wrong length or holds no finite numbers,
+        or the direction is zero.
+    """
+    if request.token is not None:
+        token_id = subject.token_id(request.token)
+        return Mixture((1.0,), (subject.geometry.row(token_id),))
+    if request.embedding is not None:
+        return Mixture((1.0,), (_given_vector(subject, "embedding", request.embedding),))
+
+    if request.vector is not None:
+        vectors = [unit(_given_vector(subject, "vector", request.vector), "The vector")]
+        coefficients = [1.0]
+    else:
+        assert request.feature is not None  # guaranteed by the request
+        vectors, coefficients = _feature_parts(subject, request.feature, request.weights)
+
+    scale = subject.default_scale if request.scale is None else request.scale
+    coefficients = [c * scale * (1 - sum(request.pca)) for c in coefficients]
+    if request.pca:
+        coefficients += [scale * weight for weight in request.pca]
+        vectors += list(subject.geometry.components(len(request.pca)))
+    if request.centroid:
+        coefficients.append(1.0)
+        vectors.append(subject.geometry.centroid)
+    return Mixture(tuple(coefficients), tuple(vectors))
+
+
+def ghost_vector(subject: Subject, request: DirectionRequest) -> Vector:
+    """Return the vector of shape ``[d_model]`` that the request describes, in float32."""
+    return ghost_mixture(subject, request).total()
+
+
+def unit(vector: Vector, name: str) -> Vector:
+    """Return ``vector`` divided by its length; refuse a zero vector, which has no direction."""
+    length = float(np.linalg.norm(vector.astype(np.float64)))
+    if length == 0.0:
+        raise ExplorerError(f"{name} is zero, so it has no direction. Choose another one.")
+    return (vector / length).astype(np.float32)
+
+
+def _feature_parts(
+    subject: Subject, feature: int, weights: str | tuple[float, ...]
+) -> tuple[list[Vector], list[float]]:
+    sae = subject.sae
+    if isinstance(weights, str):
+        row = sae.encoder(feature) if weights == "encoder" else sae.decoder(feature)
+        return [unit(row, f"The {weights} vector of feature {feature}")], [1.0]
+    parts = [
+        unit(sae.encoder(feature), f"The encoder vector of feature {feature}"),
+        unit(sae.decoder(feature), f"The decoder vector of feature {feature}"),
+    ]
+    mix = weights[0] * parts[0].astype(np.float64) + weights[1] * parts[1].astype(np.float64)
+    length = float(np.linalg.norm(mix))
+    if length < 1e-6:
+        raise ExplorerError(
+            f"The mix {weights} of encoder and decoder of feature {feature} cancels out; "
+            "choose other coefficients."
+        )
+    return parts, [w / length for w in weights]
+
+
+def _given_vector(subject: Subject, name: str, values: Sequence[float]) -> Vector:
+    vector = np.asarray(values, dtype=np.float32)
+    if vector.shape != (subject.d_model,):
+        raise ExplorerError(
+            f"The {name} has {vector.size} numbers; the model's embeddings have {subject.d_model}."
+        )
+    return vector
+
+
+@contextmanager
+def ghosts(model: nn.Module, rows: Sequence[Mapping[int, Tensor]]) -> Iterator[None]:
+    """Let vectors stand in for embeddings while the block runs; the weights stay untouched.
+
+    Inside, wherever the input holds a ghost's token id, the embedding layer gives what it would
+    give if that token's row in the embedding matrix were the vector: the layer itself is run on the
+    vector, so that any scaling inside it applies.
+
+    Parameters
+    ----------
+    model
+        The language model.
+    rows
+        For each row of the input batch a map from token id to a vector of shape ``[d_model]``; or
+        a single map, which then holds for all rows.
+    """
+    embedding = model.get_input_embeddings()  # type: ignore[operator]
+    zero = torch.zeros((1,), dtype=torch.long, device=embedding.weight.device)
+
+    def embedded(vector: Tensor) -> Tensor:
+        weight = vector.to(embedding.weight)[None, :]
+        out: Tensor = torch.func.functional_call(embedding, {"weight": weight}, (zero,))
+        return out[0]
+
+    with torch.no_grad():
+        replacements = [{i: embedded(v) for i, v in row.items()} for row in rows]
+
+    def replace(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        ids = inputs[0]
+        output = output.clone()
+        for index in range(ids.shape[0]):
+            row = replacements[index] if len(replacements) > 1 else replacements[0]
+            for token_id, value in row.items():
+                output[index][ids[index] == token_id] = value
+        return output
+
+    handle = embedding.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()

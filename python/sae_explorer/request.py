@@ -1,0 +1,279 @@
+"""Requests: the question put to an analysis, as a frozen and validated value.
+
+A request's fields carry their default, range, unit and help once. Keyword options, the command
+line's flags, the reference in the docstrings and (through :func:`schema`) the widget's controls are
+derived from them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from sae_explorer.errors import ExplorerError, did_you_mean
+
+_METADATA_KEY = "option"
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of one field of a request, besides its type and its default.
+
+    Parameters
+    ----------
+    help
+        One sentence: what it does and when to touch it.
+    unit
+        Unit of the value, empty when it has none.
+    minimum, maximum
+        Smallest and largest value allowed; None means unbounded.
+    above
+        Bound that the value must exceed.
+    slider
+        Range a control offers. It may be narrower than what is allowed.
+    log
+        Whether a control should be logarithmic.
+    choices
+        The words allowed, for a field that takes words.
+    """
+
+    help: str
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    slider: tuple[float, float] | None = None
+    log: bool = False
+    choices: tuple[str, ...] = ()
+
+    def range_text(self) -> str:
+        """Return the allowed range in words, such as ``"above 0, at most 1"``."""
+        parts = [
+            f"above {self.above:g}" if self.above is not None else "",
+            f"at least {self.minimum:g}" if self.minimum is not None else "",
+            f"at most {self.maximum:g}" if self.maximum is not None else "",
+            "one of " + ", ".join(map(repr, self.choices)) if self.choices else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
+    def check(self, name: str, value: object) -> None:
+        """Raise :class:`ExplorerError` when ``value`` is out of range."""
+        if isinstance(value, str):
+            if self.choices and value not in self.choices:
+                hint = did_you_mean(value, self.choices)
+                raise ExplorerError(f"{name} is {value!r}; it must be {self.range_text()}.{hint}")
+            return
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, (int, float)) or isinstance(number, bool):
+                continue
+            too_low = (self.minimum is not None and number < self.minimum) or (
+                self.above is not None and number <= self.above
+            )
+            too_high = self.maximum is not None and number > self.maximum
+            if too_low or too_high or not math.isfinite(number):
+                limits = self.range_text() or "finite"
+                raise ExplorerError(f"{name} is {number!r}; it must be {limits}.")
+
+
+def option(default: Any, help: str, **details: Any) -> Any:  # noqa: A002 - the field's own word
+    """Declare a field of a :class:`Request`: its default, and what :class:`Option` takes."""
+    metadata = {_METADATA_KEY: Option(help=help, **details)}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Base of all requests. A subclass is a frozen dataclass whose fields are made by `option`."""
+
+    def __post_init__(self) -> None:
+        kinds = _field_types(type(self))
+        for name, entry in options(type(self)).items():
+            value = _coerce(name, getattr(self, name), kinds[name])
+            if value is not None:
+                entry.check(name, value)
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_options(cls, given: Mapping[str, Any]) -> Self:
+        """Build the request from keyword options.
+
+        Raises
+        ------
+        ExplorerError
+            For a name that is no option, or a value of the wrong type or out of range.
+        """
+        known = options(cls)
+        for name in given:
+            if name not in known:
+                hint = did_you_mean(name, known)
+                listing = ", ".join(known)
+                raise ExplorerError(f"There is no option {name!r}.{hint} Possible: {listing}.")
+        return cls(**given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values, in the order of their declaration."""
+        values = {name: getattr(self, name) for name in options(type(self))}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def options(request: type[Request]) -> dict[str, Option]:
+    """Return the options of a request class by name, in the order of their declaration."""
+    return {
+        f.name: f.metadata[_METADATA_KEY]
+        for f in dataclasses.fields(request)
+        if _METADATA_KEY in f.metadata
+    }
+
+
+def from_text(request: type[Request], name: str, text: str) -> Any:
+    """Return the value of an option written as text, as on a command line.
+
+    Lists of numbers are separated by commas.
+
+    Raises
+    ------
+    ExplorerError
+        If the text does not say a value of the option's type.
+    """
+    accepted = _members(_field_types(request)[name])
+    if any(typing.get_origin(kind) is tuple for kind in accepted):
+        try:
+            return tuple(float(part) for part in text.split(",") if part.strip())
+        except ValueError:
+            if str not in accepted:
+                raise ExplorerError(
+                    f"{name} is {text!r}; it must be numbers separated by commas."
+                ) from None
+    for kind in accepted:
+        if kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                raise ExplorerError(f"{name} is {text!r}; it must be {_kind_name(kind)}.") from None
+    return text
+
+
+def schema(request: type[Request]) -> list[dict[str, Any]]:
+    """Return what a control panel or a command line needs to know of every option.
+
+    Returns
+    -------
+    list of dict
+        One entry an option: ``name``, ``kind`` (``"int"``, ``"float"``, ``"bool"``, ``"str"`` or
+        ``"floats"``), ``optional``, ``default`` and the fields of :class:`Option`.
+    """
+    kinds = _field_types(request)
+    defaults = {f.name: f.default for f in dataclasses.fields(request)}
+    entries = []
+    for name, entry in options(request).items():
+        accepted = _members(kinds[name])
+        base = next(kind for kind in accepted if kind is not types.NoneType)
+        kind = "floats" if typing.get_origin(base) is tuple else base.__name__
+        default = defaults[name]
+        entries.append(
+            {
+                "name": name,
+                "kind": kind,
+                "optional": types.NoneType in accepted,
+                "default": list(default) if isinstance(default, tuple) else default,
+                **dataclasses.asdict(entry),
+            }
+        )
+    return entries
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def takes(request: type[Request], **replaced: inspect.Parameter | None) -> Callable[[Function], Function]:
+    """Give a function with ``**options`` the signature and the parameter list of a request.
+
+    Editors and ``help()`` then show every option with its default, though they are written down
+    only once, in the request.
+
+    Parameters
+    ----------
+    request
+        The request whose options the function takes.
+    **replaced
+        Options that the function handles otherwise: None leaves the option out.
+    """
+
+    def decorate(function: Function) -> Function:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        fields = {f.name: f for f in dataclasses.fields(request)}
+        derived = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=fields[name].default)
+            for name in options(request)
+            if name not in replaced and name not in signature.parameters
+        ]
+        first = [p for p in own if p.kind is not p.KEYWORD_ONLY]
+        last = [p for p in own if p.kind is p.KEYWORD_ONLY]
+        function.__signature__ = signature.replace(parameters=[*first, *derived, *last])  # type: ignore[attr-defined]
+        lines = ["", "    Other Parameters", "    ----------------"]
+        for name, entry in options(request).items():
+            if name in replaced:
+                continue
+            limits = entry.range_text()
+            default = fields[name].default
+            lines.append(f"    {name} : default {default!r}" + (f", {limits}" if limits else ""))
+            lines.append(f"        {entry.help}")
+        function.__doc__ = inspect.cleandoc(function.__doc__ or "") + "\n" + inspect.cleandoc(
+            "\n".join(lines)
+        )
+        return function
+
+    return decorate
+
+
+def _field_types(request: type[Request]) -> dict[str, Any]:
+    return typing.get_type_hints(request)
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """Return the alternatives of a union type, or the type itself alone."""
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        return typing.get_args(kind)
+    return (kind,)
+
+
+def _coerce(name: str, value: Any, kind: Any) -> Any:
+    """Return ``value`` as one of the types in ``kind``, numpy scalars and arrays included."""
+    accepted = _members(kind)
+    if value is None:
+        if types.NoneType in accepted:
+            return None
+        raise ExplorerError(f"{name} is None; it needs a value.")
+    if hasattr(value, "tolist"):  # numpy and torch: scalars, vectors
+        value = value.tolist()
+    for candidate in accepted:
+        if candidate is types.NoneType:
+            continue
+        if typing.get_origin(candidate) is tuple and isinstance(value, (list, tuple)):
+            return tuple(_coerce(name, item, typing.get_args(candidate)[0]) for item in value)
+        if candidate is bool and isinstance(value, bool):
+            return value
+        if isinstance(value, bool):
+            continue
+        if candidate is int and isinstance(value, float) and value.is_integer():
+            return int(value)
+        if candidate is float and isinstance(value, int):
+            return float(value)
+        if isinstance(candidate, type) and isinstance(value, candidate):
+            return value
+    wanted = " or ".join(_kind_name(c) for c in accepted)
+    raise ExplorerError(f"{name} is {value!r}; it must be {wanted}.")
+
+
+def _kind_name(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
+    if kind is types.NoneType:
+        return "None"
+    return names.get(kind, "a list of numbers")

@@ -1,0 +1,198 @@
+"""What all results share: columns, provenance, hashing, JSON, and files that are never half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from sae_explorer.errors import ExplorerError
+
+#: Packages whose version can change a number.
+_VERSIONED = ("sae-explorer", "torch", "transformers", "sae-lens", "numpy")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that a result depends on."""
+    versions = {}
+    for name in _VERSIONED:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from, so that it can be cited and repeated.
+
+    Parameters
+    ----------
+    model
+        ``id``, ``revision``, ``architecture``, ``dtype``, ``device`` and ``fingerprint`` (of a
+        sample of the weights) of the language model.
+    sae
+        ``id``, ``release``, ``hook_name``, ``architecture``, ``width`` and ``fingerprint``; empty
+        where no SAE was involved.
+    versions
+        Versions of the packages that can change a number.
+    """
+
+    model: Mapping[str, Any]
+    sae: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+
+class Result:
+    """Base of all results: a frozen dataclass with a ``request`` and a ``provenance``.
+
+    A subclass names its ``kind`` and turns itself into plain JSON values (`_body`) and back
+    (`_from_body`). The JSON of equal inputs is equal to the letter: it holds no time and no path.
+    """
+
+    kind: ClassVar[str]
+    #: Raised when a saved result can no longer be read by this code.
+    format: ClassVar[int] = 1
+
+    request: Any
+    provenance: Provenance
+
+    def _body(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    @classmethod
+    def _from_body(
+        cls, body: dict[str, Any], request: dict[str, Any], provenance: Provenance
+    ) -> Self:
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and self._document() == other._document()
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of everything in the result, provenance included, as 64 hexadecimal digits."""
+        return hashlib.sha256(_canonical(self._document()).encode()).hexdigest()
+
+    def _document(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "format": self.format,
+            "request": self.request.to_dict(),
+            "provenance": asdict(self.provenance),
+            **self._body(),
+        }
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return the result as JSON text, and write it to ``path`` when one is given.
+
+        The text holds every number exactly: :meth:`from_json` gives back an equal result.
+        """
+        document = self._document()
+        document["hash"] = hashlib.sha256(_canonical(document).encode()).hexdigest()
+        text = _canonical(document)
+        if path is not None:
+            write_text(path, text)
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | os.PathLike[str]) -> Self:
+        """Read a result back, from a path or from JSON text.
+
+        Raises
+        ------
+        ExplorerError
+            If the file is missing, is not JSON, holds another kind of result, or was changed after
+            it was written (its hash does not match).
+        """
+        document = _read_document(source)
+        where = "The JSON text" if _is_json_text(source) else f"{os.fspath(source)}"
+        if document.get("kind") != cls.kind:
+            found = document.get("kind", "no result of this package")
+            raise ExplorerError(f"{where} holds {found}, not a {cls.kind}.")
+        if document.get("format") != cls.format:
+            raise ExplorerError(
+                f"{where} was written in format {document.get('format')} of {cls.kind}; this "
+                f"version reads format {cls.format}. Use the version of sae-explorer named in it."
+            )
+        given_hash = document.pop("hash", None)
+        if given_hash != hashlib.sha256(_canonical(document).encode()).hexdigest():
+            raise ExplorerError(
+                f"{where} was changed after it was written: its hash does not match. "
+                "Use the original file, or compute the result again."
+            )
+        provenance = Provenance(**document.pop("provenance"))
+        request = document.pop("request")
+        return cls._from_body(document, request, provenance)
+
+
+def _canonical(document: Mapping[str, Any]) -> str:
+    # NaN has no place in JSON, and none in a result: refuse instead of writing a broken file.
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _is_json_text(source: str | os.PathLike[str]) -> bool:
+    return isinstance(source, str) and source.lstrip().startswith("{")
+
+
+def _read_document(source: str | os.PathLike[str]) -> dict[str, Any]:
+    if isinstance(source, str) and _is_json_text(source):
+        text = source
+    else:
+        try:
+            text = Path(source).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ExplorerError(
+                f"{os.fspath(source)} cannot be read: {error.strerror}."
+            ) from error
+        except UnicodeDecodeError as error:
+            raise ExplorerError(f"{os.fspath(source)} is not a text file.") from error
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ExplorerError(f"Not JSON: {error}. Was the file cut off?") from error
+    if not isinstance(document, dict):
+        raise ExplorerError("The JSON holds no result: a result is an object with a 'kind'.")
+    return document
+
+
+def column(values: np.ndarray[Any, Any]) -> list[Any]:
+    """Return an array as JSON numbers. Python's floats hold both float32 and float64 exactly."""
+    return values.tolist()  # type: ignore[no-any-return]
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` as UTF-8: beside the target first, then renamed, so never half a file.
+
+    Raises
+    ------
+    ExplorerError
+        If the folder does not exist or cannot be written.
+    """
+    target = Path(path)
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+        # mkstemp makes private files; a result is as readable as any file the user creates.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, target)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise ExplorerError(f"{target} cannot be written: {error.strerror}.") from error

@@ -1,0 +1,292 @@
+"""Definition trees by one full forward per node: slow, and simple enough to be believed.
+
+`naive_tree` is what every faster engine must equal. `compare` says whether one does, and the
+negative controls below are near misses that `compare` must tell apart from the truth.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from transformers import PreTrainedModel
+
+Path = tuple[int, ...]
+"""Token ids from the root to a node; the root is the empty path."""
+
+Tree = dict[Path, tuple[float, float]]
+"""Each node's probability after its parent, and its cumulative probability."""
+
+
+def naive_tree(
+    model: PreTrainedModel,
+    prompt_ids: list[int],
+    ghosts: Mapping[int, Tensor],
+    *,
+    cutoff: float,
+    top_k: int,
+    max_depth: int,
+) -> Tree:
+    """Grow a definition tree with one uncached forward of the whole text per node.
+
+    Parameters
+    ----------
+    model
+        A causal language model in eval mode; it is as before at the end.
+    prompt_ids
+        The prompt, with a ghost's token id wherever that ghost stands.
+    ghosts
+        For each ghost's token id the vector (d_model) that replaces its input embedding, in the
+        units in which embeddings are stored. Ghost tokens are never predicted.
+    cutoff, top_k, max_depth
+        A node has at most `top_k` children, all with a cumulative probability of at least
+        `cutoff`, and none below `max_depth`.
+    """
+
+    def next_probabilities(path: Path, _tree: Tree) -> Tensor:
+        return _probabilities(model, [*prompt_ids, *path], banned=ghosts)
+
+    with embedded(model, ghosts):
+        return _grow(next_probabilities, cutoff=cutoff, top_k=top_k, max_depth=max_depth)
+
+
+def _grow(
+    next_probabilities: Callable[[Path, Tree], Tensor],
+    *,
+    cutoff: float,
+    top_k: int,
+    max_depth: int,
+) -> Tree:
+    """Expand node by node, breadth first, given the next-token probabilities after a path."""
+    tree: Tree = {(): (1.0, 1.0)}
+    pending: list[Path] = [()]
+    for path in pending:  # grows while it is walked
+        if len(path) == max_depth:
+            continue
+        top = next_probabilities(path, tree).topk(top_k)
+        for p, token in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+            cumulative = tree[path][1] * p
+            if cumulative >= cutoff:
+                child = (*path, token)
+                tree[child] = (p, cumulative)
+                pending.append(child)
+    return tree
+
+
+@torch.no_grad()
+def _probabilities(
+    model: PreTrainedModel, ids: list[int], banned: Mapping[int, Any], **inputs: Any
+) -> Tensor:
+    """Next-token probabilities after `ids`, from one full forward without any cache."""
+    output = model(input_ids=torch.tensor([ids]), use_cache=False, **inputs)
+    logits: Tensor = output.logits[0, -1].float()
+    logits[list(banned)] = -torch.inf
+    return logits.softmax(-1)
+
+
+@contextmanager
+def embedded(model: PreTrainedModel, ghosts: Mapping[int, Tensor]) -> Iterator[None]:
+    """Overwrite the ghosts' rows of the embedding matrix, and put them back at the end.
+
+    Where input and output embeddings are tied this also changes the ghosts' own logits, which
+    are never looked at.
+    """
+    weight = _embedding_rows(model)
+    saved = {token: weight[token].clone() for token in ghosts}
+    try:
+        for token, vector in ghosts.items():
+            weight[token] = vector.to(weight.dtype)
+        yield
+    finally:
+        for token, row in saved.items():
+            weight[token] = row
+
+
+def _embedding_rows(model: PreTrainedModel) -> Tensor:
+    """The stored input embeddings (vocabulary, d_model), to read or to write."""
+    embedding = model.get_input_embeddings()
+    assert isinstance(embedding, torch.nn.Embedding)
+    return embedding.weight.data
+
+
+# --- Comparison --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a tree differs from the reference."""
+
+    nodes: int
+    """Nodes of the reference."""
+    largest_relative_error: float
+    """Over the nodes in both trees, of probability and of cumulative probability."""
+    missing: tuple[Path, ...]
+    """Nodes of the reference that the tree lacks and that rounding cannot explain."""
+    unexpected: tuple[Path, ...]
+    """Nodes of the tree that the reference lacks and that rounding cannot explain."""
+    forgiven: int
+    """Nodes in one tree only that rounding does explain."""
+
+    def agrees(self, tolerance: float = 5e-4) -> bool:
+        """Whether the trees are the same but for rounding."""
+        return (
+            not self.missing
+            and not self.unexpected
+            and self.largest_relative_error <= tolerance
+            and self.forgiven <= 0.02 * self.nodes
+        )
+
+
+def compare(
+    tree: Tree,
+    reference: Tree,
+    cutoff: float,
+    *,
+    edge: float = 1e-3,
+    tie: float = 1e-4,
+) -> Comparison:
+    """Compare a tree with the reference, node set and probabilities.
+
+    Rounding can push a node over the cutoff (cumulative probability within `edge`, relative) or
+    swap two children for the last rank (probabilities within `tie`, relative); such a node is
+    forgiven together with its descendants. Nothing else is.
+    """
+    common = tree.keys() & reference.keys()
+    errors = [
+        abs(ours - truth) / truth
+        for path in common
+        for ours, truth in zip(tree[path], reference[path], strict=True)
+    ]
+    missing, forgiven_missing = _unexplained(reference, tree, cutoff, edge, tie)
+    unexpected, forgiven_unexpected = _unexplained(tree, reference, cutoff, edge, tie)
+    return Comparison(
+        nodes=len(reference),
+        largest_relative_error=max(errors, default=float("inf")),
+        missing=missing,
+        unexpected=unexpected,
+        forgiven=forgiven_missing + forgiven_unexpected,
+    )
+
+
+def _unexplained(
+    tree: Tree, other: Tree, cutoff: float, edge: float, tie: float
+) -> tuple[tuple[Path, ...], int]:
+    """Nodes of `tree` that `other` lacks: those without an excuse, and how many have one."""
+    swapped: dict[Path, list[float]] = {}  # what `other` has instead, by parent
+    for path in other.keys() - tree.keys():
+        swapped.setdefault(path[:-1], []).append(other[path][0])
+
+    def excused(path: Path) -> bool:
+        top = next(path[:n] for n in range(1, len(path) + 1) if path[:n] not in other)
+        p, cumulative = tree[top]
+        at_the_cutoff = abs(cumulative - cutoff) <= edge * cutoff
+        tied = any(abs(p - q) <= tie * p for q in swapped.get(top[:-1], []))
+        return at_the_cutoff or tied
+
+    absent = sorted(tree.keys() - other.keys())
+    without_excuse = tuple(path for path in absent if not excused(path))
+    return without_excuse, len(absent) - len(without_excuse)
+
+
+def paths(tree: Any) -> Tree:
+    """Read an engine's result through ``tree.to_frame()``, checking that it is a tree.
+
+    Raises
+    ------
+    ValueError
+        If the first row is no root, a parent does not stand before its child, a depth is wrong or
+        two rows spell the same path.
+    """
+    found: list[Path] = []
+    result: Tree = {}
+    columns = ["parent", "depth", "token_id", "probability", "cumulative_probability"]
+    rows = tree.to_frame()[columns].itertuples(index=False, name=None)
+    for row, (parent, depth, token, p, cumulative) in enumerate(rows):
+        if row == 0:
+            if parent != -1 or depth != 0:
+                raise ValueError(f"row 0 is no root: parent {parent}, depth {depth}")
+            path: Path = ()
+        else:
+            if not 0 <= parent < row:
+                raise ValueError(f"row {row} stands before its parent, row {parent}")
+            path = (*found[int(parent)], int(token))
+        if depth != len(path):
+            raise ValueError(f"row {row} has depth {depth} on a path of {len(path)} tokens")
+        if path in result:
+            raise ValueError(f"row {row} repeats the path {path}")
+        found.append(path)
+        result[path] = (float(p), float(cumulative))
+    return result
+
+
+# --- Negative controls: plausible mistakes, each of which `compare` must catch -------------------
+
+
+def without_ghost(
+    model: PreTrainedModel, prompt_ids: list[int], ghosts: Mapping[int, Tensor], **limits: Any
+) -> Tree:
+    """Mistake: the placeholder keeps its own embedding."""
+    rows = _embedding_rows(model)
+    return naive_tree(model, prompt_ids, {t: rows[t].clone() for t in ghosts}, **limits)
+
+
+def misscaled_ghost(
+    model: PreTrainedModel,
+    prompt_ids: list[int],
+    ghosts: Mapping[int, Tensor],
+    *,
+    factor: float,
+    **limits: Any,
+) -> Tree:
+    """Mistake: the ghost meets the model's embedding scale once too often or not at all."""
+    return naive_tree(model, prompt_ids, {t: factor * v for t, v in ghosts.items()}, **limits)
+
+
+def seeing_siblings(
+    model: PreTrainedModel,
+    prompt_ids: list[int],
+    ghosts: Mapping[int, Tensor],
+    *,
+    cutoff: float,
+    top_k: int,
+    max_depth: int,
+) -> Tree:
+    """Mistake: a node also attends to the sibling before it, which shares its position."""
+
+    def next_probabilities(path: Path, tree: Tree) -> Tensor:
+        last = len(prompt_ids) + len(path) - 1
+        ids, positions = [*prompt_ids, *path], list(range(last + 1))
+        siblings = [p for p in tree if p and p[:-1] == path[:-1]]
+        rank = siblings.index(path) if path else 0
+        if rank > 0:
+            ids.insert(last, siblings[rank - 1][-1])
+            positions.insert(last, last)
+        # With the mask given, repeated positions are not taken for a new packed sequence.
+        return _probabilities(
+            model,
+            ids,
+            banned=ghosts,
+            position_ids=torch.tensor([positions]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        )
+
+    with embedded(model, ghosts):
+        return _grow(next_probabilities, cutoff=cutoff, top_k=top_k, max_depth=max_depth)
+
+
+def without_window(model: PreTrainedModel) -> PreTrainedModel:
+    """Mistake: a copy of the model whose sliding layers see everything."""
+    boundless = copy.deepcopy(model)
+    parts: list[Any] = [boundless.config, *boundless.modules()]
+    for part in parts:
+        if getattr(part, "sliding_window", None) is not None:
+            part.sliding_window = 1_000_000
+    return boundless
