@@ -9,7 +9,7 @@ import threading
 from functools import cache
 from typing import Any
 
-import networkx
+import networkx as nx
 import numpy as np
 import pytest
 import torch
@@ -86,9 +86,7 @@ def test_probability_falls_along_paths_and_is_never_made(
     assert (total >= cutoff).all()
     assert (np.diff(total) <= 0).all()
     assert (tree.parent[1:] < np.arange(1, len(tree))).all()
-    np.testing.assert_allclose(
-        total[1:], total[tree.parent[1:]] * tree.probability[1:], rtol=1e-12
-    )
+    np.testing.assert_allclose(total[1:], total[tree.parent[1:]] * tree.probability[1:], rtol=1e-12)
     for row, children in enumerate(tree.children):
         assert len(children) <= top_k
         assert total[children].sum() <= total[row] * (1 + 1e-6)
@@ -159,8 +157,10 @@ def test_lowering_the_cutoff_of_a_kept_tree_recomputes_nothing() -> None:
 
 def count_tokens(grower: TreeGrower, prepare: Any) -> int:
     counts: list[int] = []
-    hook = subject().model.get_input_embeddings().register_forward_pre_hook(
-        lambda _module, inputs: counts.append(inputs[0].numel())
+    hook = (
+        subject()
+        .model.get_input_embeddings()
+        .register_forward_pre_hook(lambda _module, inputs: counts.append(inputs[0].numel()))
     )
     try:
         prepare()
@@ -432,7 +432,9 @@ def test_probability_of_an_answer_is_that_of_its_path() -> None:
     loaded = DefinitionTree.from_json(tree.to_json())
     with pytest.raises(ExplorerError, match="subject="):
         loaded.probability_of("a word")
-    assert loaded.probability_of("a word", subject()) == pytest.approx(tree.probability_of("a word"))
+    assert loaded.probability_of("a word", subject()) == pytest.approx(
+        tree.probability_of("a word")
+    )
 
 
 def test_probability_of_an_answer_goes_on_beyond_the_tree() -> None:
@@ -496,7 +498,7 @@ def test_formats_hold_every_node(tmp_path: Any) -> None:
     assert (tmp_path / "tree.csv").read_text(encoding="utf-8") == csv
 
     graph = tree.to_networkx()
-    assert networkx.is_arborescence(graph)
+    assert nx.is_arborescence(graph)
     assert graph.number_of_nodes() == len(tree)
     assert graph.nodes[1]["token"] == tree.tokens[1]
 
@@ -556,25 +558,27 @@ def test_bad_input_gets_a_line_that_helps(options: dict[str, Any], message: str)
 
 def test_a_placeholder_that_would_melt_into_its_surroundings_is_kept_whole() -> None:
     # The tokenizer has an entry "definition": left to itself it would swallow the placeholder.
-    tree = grow_tree(subject(), feature=3, prompt="defin{ghost} is", ghost_token="ition", cutoff=0.1)
+    tree = grow_tree(
+        subject(), feature=3, prompt="defin{ghost} is", ghost_token="ition", cutoff=0.1
+    )
     pieces = build_tokenizer().convert_ids_to_tokens(list(tree.prompt_ids))
     assert pieces == ["<bos>", "defin", "ition", "Ġis"]
 
 
 def test_an_sae_that_does_not_fit_is_refused() -> None:
     model = subject().model
-    with pytest.raises(ExplorerError, match="64 numbers, but the residual stream .* has 48"):
+    with pytest.raises(ExplorerError, match=r"64 numbers, but the residual stream .* has 48"):
         Subject(model, build_tokenizer(), build_sae(64))
-    with pytest.raises(ExplorerError, match="belongs to layer 7, but .* has 3 layers, 0 to 2"):
+    with pytest.raises(ExplorerError, match=r"belongs to layer 7, but .* has 3 layers, 0 to 2"):
         Subject(model, build_tokenizer(), build_sae(48, layer=7))
     with pytest.raises(ExplorerError, match="only SAEs of the residual stream"):
         Subject(model, build_tokenizer(), build_sae(48, hook_name="blocks.1.attn.hook_z"))
     broken = build_sae(48, seed=9)
     with torch.no_grad():
         broken.W_enc[5, 7] = math.nan
-    with pytest.raises(ExplorerError, match="encoder weights .* hold NaN"):
+    with pytest.raises(ExplorerError, match=r"encoder weights .* hold NaN"):
         Subject(model, build_tokenizer(), broken)
-    with pytest.raises(ExplorerError, match="The SAE is a dict|The SAE is a str"):
+    with pytest.raises(ExplorerError, match=r"The SAE is a dict|The SAE is a str"):
         Subject(model, build_tokenizer(), ["no sae"])
     with pytest.raises(ExplorerError, match="has no SAE"):
         grow_tree(Subject(model, build_tokenizer()), feature=3)

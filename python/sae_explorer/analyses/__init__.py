@@ -40,7 +40,9 @@ ANALYSES = {
     "tree": Analysis(
         "trees", "TreeRequest", "DefinitionTree", "grow the definition tree of a feature"
     ),
-    "tokens": Analysis("tokens", "TokenRequest", "TokenRanking", "rank the tokens nearest a feature"),
+    "tokens": Analysis(
+        "tokens", "TokenRequest", "TokenRanking", "rank the tokens nearest a feature"
+    ),
     "lens": Analysis(
         "logit_lens", "LogitLensRequest", "LogitLens", "list the tokens a feature raises and lowers"
     ),

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sae_explorer.analyses import tree_formats
 from sae_explorer.errors import ExplorerError
 from sae_explorer.results import Provenance, Result, column, write_text
-from sae_explorer.text import join_tokens
+from sae_explorer.text import csv_text, join_tokens
 
 if TYPE_CHECKING:
-    import networkx
-    import pandas
+    import os
+    from collections.abc import Iterator, Sequence
+
+    import networkx as nx
+    import pandas as pd
+    from numpy.typing import NDArray
     from rich.tree import Tree as RichTree
 
     from sae_explorer.analyses.trees import TreeRequest
@@ -176,7 +177,7 @@ class DefinitionTree(Result):
         tips[0] = False
         return float(self.cumulative_probability[tips].sum())
 
-    def coverage(self) -> pandas.DataFrame:
+    def coverage(self) -> pd.DataFrame:
         """Return how much of the probability the tree keeps, token by token.
 
         Returns
@@ -187,7 +188,7 @@ class DefinitionTree(Result):
             ``open``, what is not known because a node before was not run, which is 0 but in a
             partial tree. The three add up to 1.
         """
-        import pandas
+        import pandas as pd
 
         ended = np.isin(self.token_id, self.end_ids)
         beyond = self._behind(ended)
@@ -201,7 +202,7 @@ class DefinitionTree(Result):
             unknown = self.cumulative_probability[before & not_run].sum()
             cut = self.cut_probability[before & ~ended].sum()
             rows.append((depth, kept, cut, unknown))
-        return pandas.DataFrame(rows, columns=["depth", "kept", "cut", "open"])
+        return pd.DataFrame(rows, columns=["depth", "kept", "cut", "open"])
 
     def _behind(self, ends: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which nodes have one of the nodes marked in ``ends`` among their ancestors."""
@@ -365,21 +366,21 @@ class DefinitionTree(Result):
             )
         return live
 
-    def to_frame(self) -> pandas.DataFrame:
+    def to_frame(self) -> pd.DataFrame:
         """Return one row a node, the root first with parent -1; ``parent`` is a row number.
 
         Columns: ``parent, depth, token_id, token, probability, cumulative_probability,
         cut_probability, expanded``.
         """
-        import pandas
+        import pandas as pd
 
-        frame = pandas.DataFrame({name: getattr(self, name) for name in _COLUMNS})
+        frame = pd.DataFrame({name: getattr(self, name) for name in _COLUMNS})
         frame.insert(3, "token", self.tokens)
         return frame
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return the table of :meth:`to_frame` as CSV, and write it to ``path`` if one is given."""
-        return self._written(self.to_frame().to_csv(index_label="row", lineterminator="\n"), path)
+        return self._written(csv_text(self.to_frame(), index_label="row"), path)
 
     def to_newick(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return the tree in Newick format; a branch is as long as -log of its probability."""
@@ -389,7 +390,7 @@ class DefinitionTree(Result):
         """Return the tree in Graphviz' DOT language, left to right, lines as wide as in the view."""
         return self._written(tree_formats.dot(self), path)
 
-    def to_networkx(self) -> networkx.DiGraph[int]:
+    def to_networkx(self) -> nx.DiGraph[int]:
         """Return a directed graph: nodes are rows, with the columns as their attributes."""
         return tree_formats.networkx_graph(self)
 
@@ -424,6 +425,9 @@ class DefinitionTree(Result):
     ) -> Self:
         from sae_explorer.analyses.trees import TreeRequest
 
+        columns: dict[str, Any] = {
+            name: np.asarray(body["columns"][name], kind) for name, kind in _COLUMNS.items()
+        }
         return cls(
             request=TreeRequest.from_options(request),
             provenance=provenance,
@@ -433,5 +437,5 @@ class DefinitionTree(Result):
             end_ids=tuple(body["end_ids"]),
             ghost_vector=np.asarray(body["ghost_vector"], np.float32),
             texts={int(token_id): text for token_id, text in body["texts"].items()},
-            **{name: np.asarray(body["columns"][name], kind) for name, kind in _COLUMNS.items()},
+            **columns,
         )

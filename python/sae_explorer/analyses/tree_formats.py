@@ -12,7 +12,7 @@ from rich.tree import Tree as RichTree
 from sae_explorer.text import join_tokens, visible
 
 if TYPE_CHECKING:
-    import networkx
+    import networkx as nx
 
     from sae_explorer.analyses.definition_tree import DefinitionTree
 
@@ -22,7 +22,6 @@ def newick(tree: DefinitionTree) -> str:
 
     The root, which is not an answer, is named ``prompt``.
     """
-
     # Iterative, since a deep tree would exhaust Python's stack.
     parts: list[str] = []
     stack: list[tuple[int, int]] = [(0, 0)]
@@ -72,13 +71,13 @@ def line_widths(tree: DefinitionTree) -> list[float]:
     return [1 + 32 * ((value - low) / span) ** 2.5 for value in logs]
 
 
-def networkx_graph(tree: DefinitionTree) -> networkx.DiGraph[int]:
+def networkx_graph(tree: DefinitionTree) -> nx.DiGraph[int]:
     """Return the tree as a directed graph from parents to children."""
-    import networkx
+    import networkx as nx
 
-    graph: networkx.DiGraph[int] = networkx.DiGraph()
+    graph: nx.DiGraph[int] = nx.DiGraph()
     for row, attributes in enumerate(tree.to_frame().to_dict("records")):
-        graph.add_node(row, **attributes)
+        graph.add_node(row, **{str(name): value for name, value in attributes.items()})
     graph.add_edges_from((int(tree.parent[row]), row) for row in range(1, len(tree)))
     return graph
 
@@ -125,7 +124,9 @@ def rich_tree(tree: DefinitionTree, limit: int = 40) -> RichTree:
 def percent(probability: float) -> str:
     """Return a probability with three significant digits, such as ``12.3 %``."""
     value = 100 * probability
-    return f"{value:.1f} %" if value >= 10 else f"{value:.2f} %" if value >= 0.1 else f"{value:.2g} %"
+    return (
+        f"{value:.1f} %" if value >= 10 else f"{value:.2f} %" if value >= 0.1 else f"{value:.2g} %"
+    )
 
 
 def _dot_string(text: str) -> str:

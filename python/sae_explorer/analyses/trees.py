@@ -8,7 +8,6 @@ every moment, all nodes above the best one still open: a tree with a higher cuto
 
 from __future__ import annotations
 
-import threading
 import time
 import warnings
 from collections import deque
@@ -17,23 +16,26 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sae_explorer.analyses.definition_tree import DefinitionTree
 from sae_explorer.errors import ExplorerError, PartialResultWarning
 from sae_explorer.model.decoding import (
-    CHUNK,
     Decoder,
     IntArray,
     NextTokens,
     Prompt,
+    chunk_size,
     open_decoder,
 )
 from sae_explorer.model.ghost import DirectionRequest, Vector, ghost_vector
 from sae_explorer.request import option, takes
-from sae_explorer.results import Provenance
 
 if TYPE_CHECKING:
+    import threading
+
+    from numpy.typing import NDArray
+
+    from sae_explorer.results import Provenance
     from sae_explorer.subject import Subject
 
 #: Trees whose prompts are run together when many trees are grown.
@@ -180,7 +182,9 @@ def grow_trees(
     """
     sources: list[dict[str, Any]]
     sources = [{"feature": f} for f in features] + [{"vector": v} for v in vectors]
-    variants: list[dict[str, Any]] = [{}] if prompts is None else [{"prompt": prompt} for prompt in prompts]
+    variants: list[dict[str, Any]] = (
+        [{}] if prompts is None else [{"prompt": prompt} for prompt in prompts]
+    )
     requests = [
         TreeRequest.from_options({**options, **source, **variant})
         for source in sources
@@ -258,6 +262,7 @@ class TreeGrower:
         self._waiting = deque(self._trees)
         self._active: list[_Growth] = []
         self._decoder: Decoder | None = None
+        self._chunk = chunk_size(subject.device)
         self._began = time.perf_counter()
 
     def steps(self, cancel: threading.Event | None = None) -> Iterator[None]:
@@ -309,11 +314,11 @@ class TreeGrower:
     def _step(self) -> None:
         """Run the prompts of trees that wait, or the next chunk of open nodes."""
         open_nodes = sum(tree.open for tree in self._active)
-        if self._waiting and open_nodes < CHUNK:
+        if self._waiting and open_nodes < self._chunk:
             self._open_some()
             return
         chunk: list[tuple[_Growth, IntArray]] = []
-        room = CHUNK
+        room = self._chunk
         for tree in self._active:
             if room:
                 chunk.append((tree, tree.best_open(room)))
@@ -333,7 +338,7 @@ class TreeGrower:
     def _open_some(self) -> None:
         """Run the prompts of the next trees, as many of one length as go together."""
         length = len(self._waiting[0].prompt.ids)
-        batch = []
+        batch: list[_Growth] = []
         while self._waiting and len(batch) < _PROMPTS_AT_ONCE:
             if len(self._waiting[0].prompt.ids) != length:
                 break
@@ -366,7 +371,9 @@ class _Growth:
     the path to the node, -1 until the node itself has been run.
     """
 
-    def __init__(self, subject: Subject, request: TreeRequest, vector: Vector, prompt: Prompt) -> None:
+    def __init__(
+        self, subject: Subject, request: TreeRequest, vector: Vector, prompt: Prompt
+    ) -> None:
         self.subject = subject
         self.request = request
         self.vector = vector

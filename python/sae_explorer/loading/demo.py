@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sae_explorer.loading import folder
-from sae_explorer.subject import Subject
+
+if TYPE_CHECKING:
+    from sae_explorer.subject import Subject
 
 LAYERS = (1, 3)
 

@@ -8,7 +8,6 @@ of the centred embeddings. The mix is not normalised again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,6 +21,8 @@ from sae_explorer.errors import ExplorerError
 from sae_explorer.request import Request, option
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from sae_explorer.subject import Subject
 
 Vector: TypeAlias = NDArray[np.float32]

@@ -1,0 +1,109 @@
+"""Everything that the README tells a reader to type does what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sae_explorer.loading import demo
+from test_loading import gemma_on_the_hub
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.M | re.S)
+
+
+def blocks(language: str) -> list[str]:
+    return [text for kind, text in BLOCKS if kind == language]
+
+
+def commands() -> list[str]:
+    return [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
+
+
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command as a reader would, with this environment's programs before all others."""
+    programs = str(Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": programs + os.pathsep + os.environ["PATH"]}
+    environment |= {"COLUMNS": "120", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.fixture(scope="module")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
+    folder = tmp_path_factory.mktemp("demo")
+    yield run("sae-explorer demo", folder), folder
+
+
+def test_two_commands_do_everything() -> None:
+    assert commands()[:2] == ["make demo", "make test"]
+    recipes = subprocess.run(
+        ["make", "--always-make", "--dry-run", "demo", "test"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert "-m venv .venv" in recipes
+    assert ".venv/bin/sae-explorer demo" in recipes
+    assert ".venv/bin/python -m pytest" in recipes
+    assert recipes.count("-c constraints.txt") == recipes.count("pip install")
+
+
+def test_the_demo_prints_what_the_readme_shows(demo_run: Any) -> None:
+    done, folder = demo_run
+    assert done.returncode == 0, done.stderr
+    (shown,) = blocks("text")
+    assert [line.rstrip() for line in done.stdout.strip().splitlines()] == [
+        line.rstrip() for line in shown.strip().splitlines()
+    ]
+    assert (folder / "sae-explorer-demo.json").is_file()
+
+
+def test_the_demos_most_probable_definitions_name_the_concept(demo_run: Any) -> None:
+    from sae_explorer import DefinitionTree
+
+    _done, folder = demo_run
+    tree = DefinitionTree.from_json(folder / "sae-explorer-demo.json")
+    first = demo.featured()[0]
+    assert tree.request.feature == first.feature
+    named = [d.text for d in tree.definitions(5) if first.label.split()[-1] in d.text]
+    assert named, tree
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if not c.startswith("make ")])
+def test_every_command_runs(command: str, tmp_path: Path) -> None:
+    done = run(command, tmp_path)
+    assert done.returncode == 0, done.stderr
+    written = re.findall(r"--(?:json|csv) (\S+)", command)
+    assert all((tmp_path / name).stat().st_size > 100 for name in written)
+    assert done.stdout or written
+
+
+def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    gemma, *others = blocks("python")
+    names: dict[str, Any] = {}
+    with gemma_on_the_hub(tmp_path / "hub", layer=12, features=4096):
+        exec(gemma, names)
+    assert names["tree"].request.feature == 4021
+    for snippet in others:
+        exec(snippet, names)
+    assert names["partial"].partial
+    assert len(names["top"]) == 100
+    assert (tmp_path / "tree.dot").is_file()
+
+
+def test_every_link_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert len(links) > 4
+    for link in links:
+        if not link.startswith("https://"):
+            assert (ROOT / link).exists(), link
