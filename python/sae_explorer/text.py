@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import unicodedata
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
 
 _BYTES = re.compile(r"(?:<0x[0-9A-F]{2}>)+")
 
@@ -45,3 +51,17 @@ def join_tokens(texts: Iterable[str]) -> str:
         return raw.decode("utf-8", errors="replace")
 
     return _BYTES.sub(character, "".join(texts))
+
+
+def csv_text(frame: pd.DataFrame, index_label: str | None = None) -> str:
+    r"""Return a table as CSV, its index included where that is given a name.
+
+    All text stands in quotes: a bare ``\r``, which is a token of most vocabularies, would otherwise
+    be read back as the end of a line.
+    """
+    return frame.to_csv(
+        index=index_label is not None,
+        index_label=index_label,
+        quoting=csv.QUOTE_NONNUMERIC,
+        lineterminator="\n",
+    )

@@ -192,11 +192,14 @@ def _feature_parts(
 
 
 def _given_vector(subject: Subject, name: str, values: Sequence[float]) -> Vector:
-    vector = np.asarray(values, dtype=np.float32)
+    with np.errstate(over="ignore"):  # refused below, in words
+        vector = np.asarray(values, dtype=np.float32)
     if vector.shape != (subject.d_model,):
         raise ExplorerError(
             f"The {name} has {vector.size} numbers; the model's embeddings have {subject.d_model}."
         )
+    if not np.isfinite(vector).all():
+        raise ExplorerError(f"The {name} holds numbers too large for float32. Scale it down.")
     return vector
 
 
