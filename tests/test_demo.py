@@ -31,7 +31,9 @@ def test_demo_loads_with_either_sae_selected() -> None:
         assert subject.sae.layer == layer
         assert subject.sae.width == 1536
         assert subject.model is Subject.demo().model
-    with pytest.raises(ExplorerError, match=r"no SAE at layer 2. It has: .*\(layer 1\).*\(layer 3\)"):
+    with pytest.raises(
+        ExplorerError, match=r"no SAE at layer 2. It has: .*\(layer 1\).*\(layer 3\)"
+    ):
         Subject.demo(layer=2)
 
 
@@ -48,11 +50,13 @@ def test_the_placeholder_is_one_token_in_the_prompt() -> None:
 def test_text_survives_the_tokenizer(gloss: str) -> None:
     subject = Subject.demo()
     ids = subject.continuation_ids(PROMPT, gloss)
-    assert subject.continuation_text(subject.encode_prompt(PROMPT, "<unused0>"), ids).strip() == gloss
+    assert (
+        subject.continuation_text(subject.encode_prompt(PROMPT, "<unused0>"), ids).strip() == gloss
+    )
 
 
 def test_a_placeholder_that_the_tokenizer_cannot_keep_whole_is_refused() -> None:
-    with pytest.raises(ExplorerError, match="does not keep the placeholder .* in one piece here"):
+    with pytest.raises(ExplorerError, match=r"does not keep the placeholder .* in one piece here"):
         grow_tree(Subject.demo(), feature=3, prompt="un{ghost}ed is", ghost_token="▁fish")
 
 

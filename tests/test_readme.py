@@ -7,19 +7,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from sae_explorer.loading import demo
 from test_loading import gemma_on_the_hub
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.M | re.S)
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
 def blocks(language: str) -> list[str]:
@@ -36,20 +33,31 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PATH": programs + os.pathsep + os.environ["PATH"]}
     environment |= {"COLUMNS": "120", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
-        command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+        command,
+        shell=True,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
 
 
 @pytest.fixture(scope="module")
-def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     folder = tmp_path_factory.mktemp("demo")
-    yield run("sae-explorer demo", folder), folder
+    return run("sae-explorer demo", folder), folder
 
 
 def test_two_commands_do_everything() -> None:
     assert commands()[:2] == ["make demo", "make test"]
     recipes = subprocess.run(
-        ["make", "--always-make", "--dry-run", "demo", "test"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--always-make", "--dry-run", "demo", "test"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert "-m venv .venv" in recipes
     assert ".venv/bin/sae-explorer demo" in recipes

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
+import re
+import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_explorer.analyses import ANALYSES
 from sae_explorer.errors import ExplorerError, PartialResultWarning
 from sae_explorer.request import Request, from_text, schema
+from sae_explorer.request import options as request_options
 
 if TYPE_CHECKING:
-    from sae_explorer.results import Result
+    from collections.abc import Iterator, Sequence
+
     from sae_explorer.subject import Subject
 
 #: Formats that a result may have: the flag, and the method that gives the text.
@@ -32,7 +37,7 @@ _EXAMPLES = """examples:
   sae-explorer tree --model ./model --sae ./sae --feature 17 --cutoff 1e-4
 
 exit status: 0 done; 1 the request cannot be answered (one line on stderr says why); 2 wrong usage;
-130 interrupted, after the partial result was printed and written."""
+130 interrupted: the first Ctrl-C ends the run, and what there is by then is printed and written."""
 
 #: What `demo` asks of the bundled model: its tree is small, and grown in a second.
 _DEMO_TREE = {"weights": "decoder", "cutoff": 5e-4, "max_depth": 12}
@@ -42,25 +47,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        # An analysis' flags come from its request, whose import takes seconds: build only the
-        # parser of the command that was given.
-        if words and words[0] in ANALYSES:
-            status = _analyse(words[0], _analysis_parser(words[0]).parse_args(words[1:]))
-        else:
-            _top_parser().parse_args(words[:1])
-            status = _demo(_demo_parser().parse_args(words[1:]))
-        sys.stdout.flush()
+        try:
+            return _command(words)
+        finally:
+            sys.stdout.flush()  # here, where a failure can still be dealt with
     except ExplorerError as error:
         _say(str(error))
         return 1
     except KeyboardInterrupt:
-        _say("interrupted before there was a result")
+        _say("interrupted")
         return _INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): no error, and nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return 0
-    return status
+    except OSError as error:
+        _drop_stdout()
+        _say(f"the output cannot be written: {error.strerror or error}")
+        return 1
+
+
+def _command(words: list[str]) -> int:
+    # An analysis' flags come from its request, whose import takes seconds: build only the parser
+    # of the command that was given.
+    if words and words[0] in ANALYSES:
+        given = _analysis_parser(words[0]).parse_args(_joined(words[1:]))
+        return _analyse(words[0], given)
+    _top_parser().parse_args(words[:1])
+    return _demo(_demo_parser().parse_args(words[1:]))
+
+
+def _joined(words: list[str]) -> list[str]:
+    """Join a flag and a value that begins with a minus, which argparse would take for a flag."""
+    joined: list[str] = []
+    for word in words:
+        follows_flag = bool(joined) and joined[-1].startswith("--") and "=" not in joined[-1]
+        if follows_flag and re.match(r"-\.?\d", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _top_parser() -> argparse.ArgumentParser:
@@ -102,7 +128,9 @@ def _analysis_parser(name: str) -> argparse.ArgumentParser:
     analysis = ANALYSES[name]
     request, result, _run = analysis.load()
     parser = argparse.ArgumentParser(
-        prog=f"sae-explorer {name}", description=analysis.summary.capitalize() + "."
+        prog=f"sae-explorer {name}",
+        description=analysis.summary.capitalize() + ".",
+        allow_abbrev=False,
     )
     subject = parser.add_argument_group("the model and the SAE")
     subject.add_argument("--demo", action="store_true", help="the bundled dictionary model")
@@ -117,25 +145,29 @@ def _analysis_parser(name: str) -> argparse.ArgumentParser:
     subject.add_argument("--dtype", help="float32, bfloat16 or float16")
 
     options = parser.add_argument_group("options")
+    limits = {option: about.range_text() for option, about in request_options(request).items()}
     for entry in schema(request):
-        _add_option(options, entry)
+        _add_option(options, entry, limits[entry["name"]])
 
     output = parser.add_argument_group("output (to the terminal unless one of these is given)")
     for flag, method in _FORMATS.items():
         if hasattr(result, method):
-            output.add_argument(f"--{flag}", metavar="PATH", help=f"write {flag.upper()}; - for stdout")
+            text = f"write {flag.upper()}; - for stdout"
+            output.add_argument(f"--{flag}", metavar="PATH", help=text)
     return parser
 
 
-def _add_option(group: Any, entry: dict[str, Any]) -> None:
+def _add_option(group: Any, entry: dict[str, Any], limits: str) -> None:
     """Add the flag of one option of a request, as its schema describes it."""
     flag = "--" + entry["name"].replace("_", "-")
-    default = entry["default"]
-    # argparse takes % for its own placeholders.
-    text = entry["help"].replace("%", "%%")
-    if default not in (None, []):
-        text += f" (default: {default})".replace("%", "%%")
-    if entry["kind"] == "bool" or (entry["optional"] and entry["kind"] == "bool"):
+    notes = [limits] if limits else []
+    if entry["kind"] == "floats":
+        notes.append("or the path of a .npy file")
+    if entry["default"] not in (None, []):
+        notes.append(f"default: {entry['default']}")
+    text = entry["help"] + (f" ({'; '.join(notes)})" if notes else "")
+    text = text.replace("%", "%%")  # argparse takes % for its own placeholders
+    if entry["kind"] == "bool":
         group.add_argument(
             flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
         )
@@ -146,11 +178,12 @@ def _add_option(group: Any, entry: dict[str, Any]) -> None:
 
 def _demo(given: argparse.Namespace) -> int:
     from rich.columns import Columns
-    from rich.console import Console
+    from rich.console import Group
 
     from sae_explorer.analyses import tokens, trees
     from sae_explorer.loading import demo
 
+    _check_paths({"json": given.json})
     began = time.perf_counter()
     _say("loading the bundled dictionary model")
     first = demo.featured()[0]
@@ -158,46 +191,69 @@ def _demo(given: argparse.Namespace) -> int:
     chosen = given.feature
     if chosen is None:
         chosen = next(f.feature for f in demo.featured() if f.layer == layer)
-    subject = demo.load().select(layer=layer)
+    with contextlib.redirect_stdout(sys.stderr):
+        subject = demo.load().select(layer=layer)
     request = trees.TreeRequest.from_options({"feature": chosen, **_DEMO_TREE})
-    tree = _with_progress(trees.run, subject, request)
+    tree, status = _with_progress(trees.run, subject, request)
     ranking = tokens.rank_tokens(subject, feature=chosen, weights="decoder", limit=20)
-    console = Console()
-    console.print(f"What does feature {chosen} of the SAE at layer {layer} mean?\n")
-    console.print(Columns([tree.__rich__(), ranking.__rich__()], padding=(0, 4)))
-    tree.to_json(given.json)
-    _say(f"{time.perf_counter() - began:.1f} s; the tree is in {given.json}")
-    return _INTERRUPTED if tree.partial else 0
+    title = f"What does feature {chosen} of the SAE at layer {layer} mean?\n"
+    _show(Group(title, Columns([tree, ranking], padding=(0, 4))))
+    _write(tree.to_json, given.json)
+    _say(f"{time.perf_counter() - began:.1f} s in all")
+    return status
 
 
 def _analyse(name: str, given: argparse.Namespace) -> int:
     request_class, _result, run = ANALYSES[name].load()
+    paths = {flag: path for flag in _FORMATS if (path := getattr(given, flag, None)) is not None}
     request = _request(request_class, given)
-    subject = _subject(given)
-    result = _with_progress(run, subject, request)
-    written = False
-    for flag, method in _FORMATS.items():
-        path = getattr(given, flag, None)
-        if path is not None:
-            written = True
-            _write(getattr(result, method), path)
-    if not written:
-        from rich.console import Console
-
-        Console().print(result)
-    return _INTERRUPTED if getattr(result, "partial", False) else 0
+    _check_paths(paths)
+    # Whatever the libraries print while they load is no part of the output.
+    with contextlib.redirect_stdout(sys.stderr):
+        subject = _subject(given)
+    result, status = _with_progress(run, subject, request)
+    for flag, path in paths.items():
+        _write(getattr(result, _FORMATS[flag]), path)
+    if not paths:
+        _show(result)
+    return status
 
 
 def _request(request_class: type[Request], given: argparse.Namespace) -> Request:
     options = {}
     for entry in schema(request_class):
         name = entry["name"]
-        if hasattr(given, name):
-            value = getattr(given, name)
-            options[name] = (
-                from_text(request_class, name, value) if isinstance(value, str) else value
-            )
+        if not hasattr(given, name):
+            continue
+        value = getattr(given, name)
+        if entry["kind"] == "floats" and value.endswith(".npy"):
+            value = _array(name, value)
+        elif isinstance(value, str):
+            value = from_text(request_class, name, value)
+        options[name] = value
     return request_class.from_options(options)
+
+
+def _array(name: str, path: str) -> Any:
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ExplorerError(f"{name} cannot be read from {path}: {error}") from error
+
+
+def _check_paths(paths: dict[str, str]) -> None:
+    """Refuse, before anything is computed, places where the result could not be written."""
+    if list(paths.values()).count("-") > 1:
+        flags = " and ".join(f"--{flag}" for flag, path in paths.items() if path == "-")
+        raise ExplorerError(f"{flags} cannot both go to stdout; give one of them a file.")
+    for path in paths.values():
+        folder = Path(path).parent
+        if not folder.is_dir():
+            raise ExplorerError(f"{path} cannot be written: there is no folder {folder}.")
+        if Path(path).is_dir():
+            raise ExplorerError(f"{path} cannot be written: it is a folder.")
 
 
 def _subject(given: argparse.Namespace) -> Subject:
@@ -205,18 +261,17 @@ def _subject(given: argparse.Namespace) -> Subject:
     from sae_explorer.subject import Subject
 
     if given.demo:
-        clash = [f for f in ("release", "sae_id", "model", "sae") if getattr(given, f)]
-        if clash:
-            raise ExplorerError(
-                f"--demo is the bundled model; it goes without --{clash[0].replace('_', '-')}."
-            )
+        _refuse(given, "--demo", "release", "sae_id", "model", "sae", "device", "dtype")
         return Subject.demo(3 if given.layer is None else given.layer)
     _say("loading the model and the SAE")
     if given.sae or (given.model and not given.release and Path(given.model).exists()):
         if not given.model:
             raise ExplorerError("--sae needs the model it was trained on: --model FOLDER.")
-        saes = [given.sae] if given.sae else []
-        return Subject.from_folder(given.model, saes, device=given.device, dtype=given.dtype)
+        _refuse(given, "--sae" if given.sae else "--model without --release", "release", "sae_id")
+        subject = Subject.from_folder(
+            given.model, given.sae or (), device=given.device, dtype=given.dtype
+        )
+        return subject if given.layer is None else subject.select(layer=given.layer)
     if given.model and not given.release:
         raise ExplorerError(
             f"There is no folder {given.model}. With a hub id give the SAE's --release too."
@@ -231,15 +286,37 @@ def _subject(given: argparse.Namespace) -> Subject:
     )
 
 
-def _with_progress(run: Any, subject: Subject, request: Request) -> Result:
-    """Run an analysis; on a terminal, show on stderr how far it is. Ctrl-C keeps what there is."""
-    from rich.console import Console
-    from rich.status import Status
+def _refuse(given: argparse.Namespace, flag: str, *others: str) -> None:
+    for other in others:
+        if getattr(given, other):
+            raise ExplorerError(f"{flag} goes without --{other.replace('_', '-')}; leave one out.")
 
-    console = Console(stderr=True)
+
+def _with_progress(run: Any, subject: Subject, request: Any) -> tuple[Any, int]:
+    """Run an analysis, showing on stderr how far it is; return its result and the exit status."""
+    began = time.perf_counter()
     cancel = threading.Event()
-    with Status("working", console=console) as status, warnings.catch_warnings():
-        warnings.simplefilter("ignore", PartialResultWarning)
+    with _first_interrupt_sets(cancel), _display(f"working on {request.label}") as show:
+        result = run(subject, request, progress=show, cancel=cancel)
+    partial = getattr(result, "partial", False)
+    _say(
+        ("interrupted: the result is partial; " if partial else "")
+        + f"{len(result):,} rows in {time.perf_counter() - began:.1f} s"
+    )
+    return result, _INTERRUPTED if partial or cancel.is_set() else 0
+
+
+@contextlib.contextmanager
+def _display(title: str) -> Iterator[Any]:
+    """Give a function that shows progress: a line that changes on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        _say(title)
+        yield lambda _progress: None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status(escape(title)) as status:
 
         def show(progress: Any) -> None:
             rate = progress.nodes / max(progress.seconds, 1e-9)
@@ -247,10 +324,42 @@ def _with_progress(run: Any, subject: Subject, request: Request) -> Result:
                 f"{progress.nodes:,} nodes, {rate:,.0f}/s, complete above {progress.threshold:.1e}"
             )
 
-        result: Result = run(subject, request, progress=show, cancel=cancel)
-    if getattr(result, "partial", False):
-        _say("interrupted: the result is partial")
-    return result
+        yield show
+
+
+@contextlib.contextmanager
+def _first_interrupt_sets(cancel: threading.Event) -> Iterator[None]:
+    """Let the first Ctrl-C end a run between two steps; a second one breaks in at once."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before == signal.SIG_IGN:
+        yield
+        return
+
+    def stop(_number: int, _frame: object) -> None:
+        if cancel.is_set():
+            raise KeyboardInterrupt
+        cancel.set()
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PartialResultWarning)  # said in our own words
+            yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+
+
+def _show(view: Any) -> None:
+    """Print a view of a result, as wide as the terminal."""
+    from rich.console import Console
+
+    console = Console()
+    # Captured first: rich would end the process by itself when the reader has gone.
+    with console.capture() as capture:
+        console.print(view)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    sys.stdout.write(capture.get())
 
 
 def _write(method: Any, path: str) -> None:
@@ -258,13 +367,22 @@ def _write(method: Any, path: str) -> None:
         method(path)
         _say(f"wrote {path}")
         return
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
     text = method()
-    print(text, end="" if text.endswith("\n") else "\n")
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
 def _say(line: str) -> None:
     """Tell the user something that is not the result."""
-    print(f"sae-explorer: {line}", file=sys.stderr)
+    sys.stderr.write(f"sae-explorer: {line}\n")
+    sys.stderr.flush()
+
+
+def _drop_stdout() -> None:
+    """Let what is left in the buffer of stdout go nowhere, so that Python's own exit is silent."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

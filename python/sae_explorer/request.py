@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -76,9 +77,10 @@ class Option:
                 self.above is not None and number <= self.above
             )
             too_high = self.maximum is not None and number > self.maximum
-            if too_low or too_high or not math.isfinite(number):
-                limits = self.range_text() or "finite"
-                raise ExplorerError(f"{name} is {number!r}; it must be {limits}.")
+            finite = isinstance(number, int) or math.isfinite(number)
+            if too_low or too_high or not finite:
+                limits = self.range_text() if finite else "finite"
+                raise ExplorerError(f"{name} is {reprlib.repr(number)}; it must be {limits}.")
 
 
 def option(default: Any, help: str, **details: Any) -> Any:  # noqa: A002 - the field's own word
@@ -134,7 +136,8 @@ def options(request: type[Request]) -> dict[str, Option]:
 def from_text(request: type[Request], name: str, text: str) -> Any:
     """Return the value of an option written as text, as on a command line.
 
-    Lists of numbers are separated by commas.
+    Numbers in a list are separated by commas; "none" means None, where that is possible and the
+    option takes no words.
 
     Raises
     ------
@@ -142,9 +145,11 @@ def from_text(request: type[Request], name: str, text: str) -> Any:
         If the text does not say a value of the option's type.
     """
     accepted = _members(_field_types(request)[name])
+    if types.NoneType in accepted and str not in accepted and text.strip().lower() == "none":
+        return None
     if any(typing.get_origin(kind) is tuple for kind in accepted):
         try:
-            return tuple(float(part) for part in text.split(",") if part.strip())
+            return tuple(map(float, text.split(","))) if text.strip() else ()
         except ValueError:
             if str not in accepted:
                 raise ExplorerError(
@@ -191,7 +196,9 @@ def schema(request: type[Request]) -> list[dict[str, Any]]:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def takes(request: type[Request], **replaced: inspect.Parameter | None) -> Callable[[Function], Function]:
+def takes(
+    request: type[Request], **replaced: inspect.Parameter | None
+) -> Callable[[Function], Function]:
     """Give a function with ``**options`` the signature and the parameter list of a request.
 
     Editors and ``help()`` then show every option with its default, though they are written down
@@ -225,8 +232,8 @@ def takes(request: type[Request], **replaced: inspect.Parameter | None) -> Calla
             default = fields[name].default
             lines.append(f"    {name} : default {default!r}" + (f", {limits}" if limits else ""))
             lines.append(f"        {entry.help}")
-        function.__doc__ = inspect.cleandoc(function.__doc__ or "") + "\n" + inspect.cleandoc(
-            "\n".join(lines)
+        function.__doc__ = (
+            inspect.cleandoc(function.__doc__ or "") + "\n\n" + inspect.cleandoc("\n".join(lines))
         )
         return function
 
@@ -265,11 +272,12 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
         if candidate is int and isinstance(value, float) and value.is_integer():
             return int(value)
         if candidate is float and isinstance(value, int):
-            return float(value)
+            # A whole number too large for a float is not in any option's range either.
+            return float(value) if abs(value) < 2**1023 else math.inf
         if isinstance(candidate, type) and isinstance(value, candidate):
             return value
     wanted = " or ".join(_kind_name(c) for c in accepted)
-    raise ExplorerError(f"{name} is {value!r}; it must be {wanted}.")
+    raise ExplorerError(f"{name} is {reprlib.repr(value)}; it must be {wanted}.")
 
 
 def _kind_name(kind: Any) -> str:

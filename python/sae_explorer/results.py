@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, Self
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sae_explorer.errors import ExplorerError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
 
 #: Packages whose version can change a number.
 _VERSIONED = ("sae-explorer", "torch", "transformers", "sae-lens", "numpy")
 
 
-def package_versions() -> dict[str, str]:
+@functools.cache
+def package_versions() -> Mapping[str, str]:
     """Return the versions of the packages that a result depends on."""
     versions = {}
     for name in _VERSIONED:
@@ -154,9 +158,7 @@ def _read_document(source: str | os.PathLike[str]) -> dict[str, Any]:
         try:
             text = Path(source).read_text(encoding="utf-8")
         except OSError as error:
-            raise ExplorerError(
-                f"{os.fspath(source)} cannot be read: {error.strerror}."
-            ) from error
+            raise ExplorerError(f"{os.fspath(source)} cannot be read: {error.strerror}.") from error
         except UnicodeDecodeError as error:
             raise ExplorerError(f"{os.fspath(source)} is not a text file.") from error
     try:
@@ -184,15 +186,22 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     target = Path(path)
     temporary: str | None = None
     try:
+        if target.exists() and not target.is_file() and not target.is_dir():
+            # A pipe or a device, such as /dev/stdout, must not be replaced by a file.
+            target.write_text(text, encoding="utf-8", newline="")
+            return
+        target = target.resolve()  # behind a link: the link itself stays
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
             stream.write(text)
         # mkstemp makes private files; a result is as readable as any file the user creates.
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
-    except OSError as error:
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(target)
+    except BaseException as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise ExplorerError(f"{target} cannot be written: {error.strerror}.") from error
+        if isinstance(error, OSError):
+            raise ExplorerError(f"{path} cannot be written: {error.strerror}.") from error
+        raise

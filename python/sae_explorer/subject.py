@@ -21,12 +21,13 @@ from sae_explorer.errors import ExplorerError, did_you_mean
 from sae_explorer.model import sites
 from sae_explorer.model.decoding import quiet_forward
 from sae_explorer.model.geometry import EmbeddingGeometry
-from sae_explorer.model.ghost import Vector
 from sae_explorer.results import Provenance, package_versions
 
 if TYPE_CHECKING:
     from sae_lens import SAE
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sae_explorer.model.ghost import Vector
 
 #: What stands for the made-up word in a prompt.
 PLACEHOLDER = "{ghost}"
@@ -39,7 +40,13 @@ _CUSTOMARY_SCALE = {"google/gemma-2b": 3.8}
 _GEMMA_PLACEHOLDER = ("OSS", 23070)
 
 #: Entries that tokenizers reserve and never produce from ordinary text, most common first.
-_RESERVED = ("<unused0>", "[unused0]", "<|reserved_special_token_0|>", "<|extra_0|>", "<extra_id_0>")
+_RESERVED = (
+    "<unused0>",
+    "[unused0]",
+    "<|reserved_special_token_0|>",
+    "<|extra_0|>",
+    "<extra_id_0>",
+)
 
 _locks: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
 _locks_guard = threading.Lock()
@@ -146,6 +153,11 @@ class Subject:
                 f"The model is a {type(model).__name__}; a Hugging Face causal language model is "
                 "needed, such as AutoModelForCausalLM.from_pretrained(...) returns."
             )
+        if not hasattr(tokenizer, "convert_tokens_to_ids"):
+            raise ExplorerError(
+                f"The tokenizer is a {type(tokenizer).__name__}; a Hugging Face tokenizer is "
+                "needed, such as AutoTokenizer.from_pretrained(...) returns."
+            )
         self.model = model
         self.tokenizer = tokenizer
         self.saes = _as_studied(sae)
@@ -168,7 +180,7 @@ class Subject:
     def from_folder(
         cls,
         model: str | os.PathLike[str],
-        saes: Sequence[str | os.PathLike[str]] = (),
+        saes: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
         *,
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
@@ -180,7 +192,7 @@ class Subject:
         model
             Folder written by ``save_pretrained``, with the tokenizer in it.
         saes
-            Folders in SAELens' format (``cfg.json`` and ``sae_weights.safetensors``).
+            Folders in SAELens' format (``cfg.json`` and ``sae_weights.safetensors``), or one.
         device
             ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None takes a GPU when there is one.
         dtype
@@ -189,7 +201,9 @@ class Subject:
         """
         from sae_explorer.loading import folder
 
-        return folder.load(Path(model), [Path(path) for path in saes], device=device, dtype=dtype)
+        several = [saes] if isinstance(saes, (str, os.PathLike)) else saes
+        paths = [Path(path) for path in several]
+        return folder.load(Path(model), paths, device=device, dtype=dtype)
 
     @classmethod
     def from_pretrained(
@@ -222,16 +236,28 @@ class Subject:
         )
 
     def select(self, *, layer: int | None = None, sae_id: str | None = None) -> Self:
-        """Return the same subject with another of its SAEs as the one that ``feature=`` means."""
-        for index, studied in enumerate(self.saes):
-            if layer in (None, studied.layer) and sae_id in (None, studied.sae_id):
-                chosen = object.__new__(type(self))
-                chosen.__dict__.update(self.__dict__)
-                chosen._selected = index
-                return chosen
-        wanted = f"layer {layer}" if sae_id is None else repr(sae_id)
-        possible = ", ".join(f"{s.sae_id} (layer {s.layer})" for s in self.saes) or "none"
-        raise ExplorerError(f"The subject has no SAE at {wanted}. It has: {possible}.")
+        """Return the same subject with another of its SAEs as the one that ``feature=`` means.
+
+        Raises
+        ------
+        ExplorerError
+            If none of the SAEs is meant, or several are.
+        """
+        meant = [
+            index
+            for index, studied in enumerate(self.saes)
+            if layer in (None, studied.layer) and sae_id in (None, studied.sae_id)
+        ]
+        if len(meant) != 1:
+            wanted = "" if sae_id is None else f" {sae_id!r}"
+            wanted += "" if layer is None else f" at layer {layer}"
+            possible = ", ".join(f"{s.sae_id} (layer {s.layer})" for s in self.saes) or "none"
+            how_many = "several SAEs" if meant else "no SAE"
+            raise ExplorerError(f"The subject has {how_many}{wanted}. It has: {possible}.")
+        chosen = object.__new__(type(self))
+        chosen.__dict__.update(self.__dict__)
+        chosen._selected = meant[0]
+        return chosen
 
     def __repr__(self) -> str:
         saes = ", ".join(f"{s.sae_id} ({s.width:,} features)" for s in self.saes) or "no SAE"
@@ -251,7 +277,7 @@ class Subject:
     def model_id(self) -> str:
         """The model's hub id; for a model from disk only its folder's name, never the path."""
         name = str(getattr(self.model.config, "_name_or_path", "") or "")
-        looks_local = os.path.isabs(name) or os.path.exists(name) or name.startswith(".")
+        looks_local = Path(name).is_absolute() or name.startswith(".") or Path(name).exists()
         return (Path(name).name if looks_local else name) or type(self.model).__name__
 
     @property
@@ -317,7 +343,10 @@ class Subject:
             if index in special or index >= self.vocabulary_size:
                 continue
             text = self.tokenizer.decode([index])
-            if text.strip() and self.tokenizer.encode(f'"{text}"', add_special_tokens=False).count(index) == 1:
+            if (
+                text.strip()
+                and self.tokenizer.encode(f'"{text}"', add_special_tokens=False).count(index) == 1
+            ):
                 return names[index]
         raise ExplorerError("The vocabulary has no entry fit as a placeholder; give ghost_token=.")
 
@@ -357,7 +386,7 @@ class Subject:
         )
         texts = []
         for token_id, text in zip(token_ids, decoded, strict=True):
-            piece = text[len(lead) :] if text.startswith(lead) else text
+            piece = text.removeprefix(lead)
             if not piece or "\ufffd" in piece:
                 piece = str(self.tokenizer.convert_ids_to_tokens(int(token_id)) or "")
             texts.append(piece)
@@ -371,9 +400,7 @@ class Subject:
             return whole[len(lead) :]
         return "".join(self.token_texts(token_ids))
 
-    def continuation_ids(
-        self, prompt: str, answer: str
-    ) -> list[int]:
+    def continuation_ids(self, prompt: str, answer: str) -> list[int]:
         """Return the token ids of a text that follows a prompt, as the tokenizer would write it."""
         # Tokenizers treat a word after a quote otherwise than at the start of a text, so the answer
         # is tokenized behind the prompt's last words, not alone.
@@ -535,7 +562,10 @@ def _check_fit(model: PreTrainedModel, studied: StudiedSAE) -> None:
             f"{name} reads at {hook}; only SAEs of the residual stream (hook_resid_pre and "
             "hook_resid_post) are supported by this version."
         )
-    for side, width in (("reads", studied.sae.W_enc.shape[0]), ("writes", studied.sae.W_dec.shape[1])):
+    for side, width in (
+        ("reads", studied.sae.W_enc.shape[0]),
+        ("writes", studied.sae.W_dec.shape[1]),
+    ):
         if width != d_model:
             raise ExplorerError(
                 f"{name} {side} vectors of {width} numbers, but the residual stream of "

@@ -443,8 +443,10 @@ class _Growth:
         self.token_id = np.concatenate([self.token_id, children.token_ids.ravel()])
         self.probability = np.concatenate([self.probability, children.probabilities.ravel()])
         self.cumulative = np.concatenate([self.cumulative, cumulative.ravel()])
-        self.prefix = np.concatenate([self.prefix, np.full(len(new), -1, np.int32)])
-        self.prefix[nodes] = prefixes
+        prefix = np.concatenate([self.prefix, np.full(len(new), -1, np.int32)])
+        prefix[nodes] = prefixes
+        # Last, since an interrupt may come anywhere: what prefix does not cover does not count.
+        self.prefix = prefix
         self.kept += int(np.count_nonzero(cumulative >= self.cutoff))
         still = self._open[~np.isin(self._open, nodes)]
         self._open = np.concatenate([still, self._to_run(new)])
@@ -465,7 +467,7 @@ class _Growth:
 
     def result(self, provenance: Provenance) -> DefinitionTree:
         """Return the tree as it is now."""
-        kept = np.flatnonzero(self.cumulative >= self.cutoff)
+        kept = np.flatnonzero(self.cumulative[: len(self.prefix)] >= self.cutoff)
         # A parent comes before its children even where they are as probable as it is.
         by_rank = np.lexsort((self.token_id[kept], self.depth[kept], -self.cumulative[kept]))
         order = kept[by_rank]
@@ -473,7 +475,7 @@ class _Growth:
         status = "partial" if len(self._open) else "complete"
         if budget is not None and (self.full or (not len(self._open) and len(order) > budget)):
             status, order = "budget", order[:budget]
-        row_of = np.full(len(self.parent), -1, np.int32)
+        row_of = np.full(len(self.prefix), -1, np.int32)
         row_of[order] = np.arange(len(order), dtype=np.int32)
         parent = row_of[self.parent[order]]
         parent[0] = -1

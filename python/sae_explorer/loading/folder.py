@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from sae_explorer.errors import ExplorerError, did_you_mean
+from sae_explorer.loading.failures import cannot_load
 from sae_explorer.subject import StudiedSAE, Subject
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -26,6 +27,9 @@ def load(
     dtype: str | torch.dtype | None = None,
 ) -> Subject:
     """Load a model's folder and SAE folders; see :meth:`Subject.from_folder`."""
+    # A full path tells the subject that the model is from disk, wherever the process goes later;
+    # it is not kept in results.
+    model, saes = _full(model), [_full(sae) for sae in saes]
     for folder, needed in [(model, "config.json"), *((sae, "cfg.json") for sae in saes)]:
         if not folder.is_dir():
             raise ExplorerError(f"There is no folder {folder}.")
@@ -37,19 +41,23 @@ def load(
     return Subject(live, tokenizer, [studied_sae(folder, target) for folder in saes])
 
 
+def _full(path: Path) -> Path:
+    return path.expanduser().resolve()
+
+
 def studied_sae(folder: Path, device: torch.device) -> StudiedSAE:
     """Load one SAE in SAELens' format; it is known by its folder's name."""
     from sae_lens import SAE
 
     try:
         sae = SAE.load_from_disk(str(folder), device=str(device))
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise ExplorerError(f"{folder} cannot be loaded as a SAELens SAE: {error}") from error
+    except Exception as error:
+        raise cannot_load(f"The SAE in {folder}", error) from error
     return StudiedSAE(sae, folder.name)
 
 
 def language_model(
-    name: str, device: torch.device, dtype: torch.dtype | None, **options: Any
+    name: str, device: torch.device, dtype: torch.dtype | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer, from a folder or by its hub id."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -57,19 +65,39 @@ def language_model(
 
     # A bar a tensor says nothing that the caller's own progress does not say better.
     had_bars = logging.is_progress_bar_enabled()
-    if os.path.isdir(name):
+    if Path(name).is_dir():
+        name = str(_full(Path(name)))
         logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype="auto" if dtype is None else dtype, **options
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name, dtype="auto" if dtype is None else dtype, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ExplorerError(f"The model {name} cannot be loaded: {error}") from error
+        model = model.to(device).eval()
+    except Exception as error:
+        raise cannot_load(f"The model {name}", error) from error
     finally:
         if had_bars:
             logging.enable_progress_bar()
-    return model.to(device).eval(), tokenizer
+    missing = sorted(found["missing_keys"])
+    if missing:
+        # transformers fills them with random numbers and only warns.
+        raise ExplorerError(
+            f"The model {name} cannot be loaded: its files hold no weights for "
+            f"{len(missing):,} of its parameters, such as {missing[0]}. Use complete files."
+        )
+    if not Path(name).is_dir():
+        # transformers 5 no longer notes it; provenance reads it where earlier versions put it.
+        model.config._commit_hash = _cached_commit(name)  # noqa: SLF001
+    return model, tokenizer
+
+
+def _cached_commit(repository: str) -> str:
+    """Return the commit that the hub's cache holds as a repository's main branch."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(repository, "config.json")
+    return Path(path).parent.name if isinstance(path, str) else ""
 
 
 def choose_device(device: str | None) -> torch.device:
@@ -100,9 +128,8 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
     """Return the dtype asked for; None means float32 on a CPU and the file's own elsewhere."""
     if dtype is None:
         return torch.float32 if device.type == "cpu" else None
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in _DTYPES:
-        hint = did_you_mean(dtype, _DTYPES)
-        raise ExplorerError(f"dtype is {dtype!r}; it must be one of {', '.join(_DTYPES)}.{hint}")
-    return _DTYPES[dtype]
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        hint = did_you_mean(name, _DTYPES)
+        raise ExplorerError(f"dtype is {name!r}; it must be one of {', '.join(_DTYPES)}.{hint}")
+    return _DTYPES[name]

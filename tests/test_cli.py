@@ -1,0 +1,548 @@
+"""Claims about the command line: what it prints where, what it writes, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from sae_explorer import DefinitionTree, Subject, cli, grow_tree, logit_lens, rank_tokens
+from sae_explorer.analyses import ANALYSES
+from sae_explorer.cli import main
+from sae_explorer.request import options
+from zoo import build_model, build_sae, build_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+TREE: dict[str, Any] = {"feature": 3, "weights": "decoder", "cutoff": 2e-2, "max_depth": 4}
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "tree": grow_tree,
+    "tokens": rank_tokens,
+    "lens": logit_lens,
+}
+FORMATS = {
+    "tree": {"json": "to_json", "csv": "to_csv", "newick": "to_newick", "dot": "to_dot"},
+    "tokens": {"json": "to_json", "csv": "to_csv"},
+    "lens": {"json": "to_json", "csv": "to_csv"},
+}
+SPECIMENS: dict[str, dict[str, Any]] = {
+    "tree": TREE,
+    "tokens": {"feature": 3, "limit": 7, "script": "Latin"},
+    "lens": {"feature": 3, "limit": 4},
+}
+
+
+@pytest.fixture(scope="session")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cli")
+    build_model("llama").save_pretrained(root / "model")
+    build_tokenizer().save_pretrained(root / "model")
+    build_sae(48).save_model(root / "sae")
+    return root
+
+
+@pytest.fixture(scope="session")
+def subject(disk: Path) -> Subject:
+    return Subject.from_folder(disk / "model", disk / "sae", device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _interrupts_as_in_a_terminal() -> Iterator[None]:
+    # A shell that starts the tests in the background has them ignore interrupts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def flags(given: dict[str, Any]) -> list[str]:
+    """Write options as flags."""
+    return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+
+
+def on(disk: Path) -> list[str]:
+    """Return the flags that mean the model and the SAE on disk."""
+    return ["--model", str(disk / "model"), "--sae", str(disk / "sae"), "--device", "cpu"]
+
+
+def said(err: str) -> list[str]:
+    """Return the lines on stderr, each checked to be one of ours, without control codes."""
+    lines = err.splitlines()
+    assert all(line.startswith("sae-explorer: ") for line in lines), err
+    assert "\x1b" not in err
+    assert "\r" not in err
+    return [line.removeprefix("sae-explorer: ") for line in lines]
+
+
+# --- Output ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_every_format_is_written_as_python_writes_it(
+    disk: Path, subject: Subject, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    expected = FUNCTIONS[name](subject, **SPECIMENS[name])
+    paths = {kind: tmp_path / f"result.{kind}" for kind in FORMATS[name]}
+    words = [name, *on(disk), *flags(SPECIMENS[name]), *flags(paths)]
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    for kind, method in FORMATS[name].items():
+        assert paths[kind].read_text(encoding="utf-8") == getattr(expected, method)()
+    assert type(expected).from_json(paths["json"]) == expected
+    lines = said(err)
+    assert lines[0] == "loading the model and the SAE"
+    assert lines[1].startswith("working on ")
+    assert re.fullmatch(rf"{len(expected):,} rows in \d+\.\d s", lines[2])
+    assert lines[3:] == [f"wrote {path}" for path in paths.values()]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name in FORMATS for kind in FORMATS[name]]
+)
+def test_stdout_holds_the_data_and_nothing_else(
+    disk: Path, subject: Subject, capsys: pytest.CaptureFixture[str], name: str, kind: str
+) -> None:
+    assert main([name, *on(disk), *flags(SPECIMENS[name]), f"--{kind}", "-"]) == 0
+    out, err = capsys.readouterr()
+    expected = getattr(FUNCTIONS[name](subject, **SPECIMENS[name]), FORMATS[name][kind])()
+    assert out.rstrip("\n") == expected.rstrip("\n")
+    assert out.endswith("\n")
+    said(err)
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_without_a_format_a_person_can_read_it(
+    disk: Path, subject: Subject, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert main([name, *on(disk), *flags(SPECIMENS[name])]) == 0
+    out, err = capsys.readouterr()
+    expected = FUNCTIONS[name](subject, **SPECIMENS[name])
+    assert "feature 3" in out
+    assert len(out.splitlines()) > 4
+    if name == "tree":
+        for token in expected.tokens[1:4]:
+            assert token.strip() in out
+    assert "\x1b" not in out  # no colours where there is no terminal
+    said(err)
+
+
+def test_a_terminal_sees_progress(
+    disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert main(["tree", *on(disk), *flags(TREE), "--json", "-"]) == 0
+    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert "\x1b[" in shown
+    assert re.search(r" \d+ nodes, [\d,]+/s, complete above ", shown)  # the last state, at least
+    json.loads(capsys.readouterr().out)
+
+
+def test_what_libraries_print_while_loading_stays_out_of_the_data(
+    disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Subject.from_folder
+
+    def noisy(*args: Any, **kwargs: Any) -> Subject:
+        print("Moving model to device: cpu")
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(Subject, "from_folder", noisy)
+    assert main(["tree", *on(disk), *flags(TREE), "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["kind"] == "definition-tree"
+    assert "Moving model" in err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_any_terminal_can_show_the_view_and_data_is_utf8(
+    disk: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    for words in ([], ["--csv", "-"]):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+        # Tokens that are parts of characters are written with letters outside of both encodings.
+        assert main(["tree", *on(disk), "--token=Ġtypical", "--max-depth=2", *words]) == 0
+        sys.stdout.flush()
+        text = raw.getvalue().decode("utf-8" if words else encoding)
+        assert "typical" in text or words
+
+
+def test_links_and_pipes_stay_what_they_are(disk: Path, subject: Subject, tmp_path: Path) -> None:
+    real, link, pipe = tmp_path / "real.json", tmp_path / "link.json", tmp_path / "pipe.json"
+    real.write_text("old")
+    link.symlink_to(real)
+    assert main(["tree", *on(disk), *flags(TREE), "--json", str(link)]) == 0
+    assert link.is_symlink()
+    text = real.read_text(encoding="utf-8")
+    assert json.loads(text)["status"] == "complete"
+
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert main(["lens", *on(disk), "--feature=3", "--limit=2", "--csv", str(pipe)]) == 0
+        expected = logit_lens(subject, feature=3, limit=2).to_csv()
+        assert os.read(reader, 100_000) == expected.encode()
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link.json", "pipe.json", "real.json"]
+
+
+# --- Options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--feature", "5"], {"feature": 5}),
+        (["--feature=5", "--weights", "decoder"], {"weights": "decoder"}),
+        (["--feature=5", "--weights", "0.5,0.5"], {"weights": [0.5, 0.5]}),
+        (["--feature=5", "--weights", "-1,1"], {"weights": [-1.0, 1.0]}),
+        (["--feature=5", "--weights=-.5, 1"], {"weights": [-0.5, 1.0]}),
+        (["--feature=5", "--scale", "1.5"], {"scale": 1.5}),
+        (["--feature=5", "--centroid"], {"centroid": True}),
+        (["--feature=5", "--no-centroid"], {"centroid": False}),
+        (["--feature=5", "--pca", "0.2,0.1"], {"pca": [0.2, 0.1]}),
+        (["--token", "Ġtypical"], {"token": "Ġtypical", "feature": None}),
+        (["--vector", ",".join(["-1", *["0.5"] * 47])], {"vector": [-1.0] + [0.5] * 47}),
+        (["--embedding", ",".join(["-1e-1"] * 48)], {"embedding": [-0.1] * 48}),
+        (["--vector", "{disk}/vector.npy"], {"vector": [0.25] * 48}),
+        (["--feature=5", "--prompt", '"{ghost}" is "'], {"prompt": '"{ghost}" is "'}),
+        (["--feature=5", "--ghost-token", "<unused1>"], {"ghost_token": "<unused1>"}),
+        (["--feature=5", "--top-k", "3"], {"top_k": 3}),
+        (["--feature=5", "--max-nodes", "20"], {"max_nodes": 20}),
+        (["--feature=5", "--max-nodes", "none"], {"max_nodes": None}),
+        (["--feature=5", "--max-depth", "2"], {"max_depth": 2}),
+    ],
+)
+def test_values_reach_the_request(
+    disk: Path, capsys: pytest.CaptureFixture[str], words: list[str], expected: dict[str, Any]
+) -> None:
+    np.save(disk / "vector.npy", np.full(48, 0.25, np.float16))
+    words = [word.replace("{disk}", str(disk)) for word in words]
+    words = words if "--max-depth" in words else [*words, "--max-depth", "3"]
+    assert main(["tree", *on(disk), "--cutoff=0.05", *words, "--json", "-"]) == 0
+    request = json.loads(capsys.readouterr().out)["request"]
+    assert request["cutoff"] == 0.05
+    assert {name: request[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--leading-space"], {"leading_space": True}),
+        (["--no-leading-space"], {"leading_space": False}),
+        ([], {"leading_space": None, "exponent": 1.4, "limit": 100}),
+        (
+            ["--pattern", "^ [a-z]+$", "--min-length", "2"],
+            {"pattern": "^ [a-z]+$", "min_length": 2},
+        ),
+    ],
+)
+def test_filters_of_tokens_reach_the_request(
+    disk: Path, capsys: pytest.CaptureFixture[str], words: list[str], expected: dict[str, Any]
+) -> None:
+    assert main(["tokens", *on(disk), "--feature=5", *words, "--json", "-"]) == 0
+    request = json.loads(capsys.readouterr().out)["request"]
+    assert {name: request[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_flags_are_the_options_of_python(name: str) -> None:
+    known = {a.dest: a.option_strings for a in cli._analysis_parser(name)._actions}
+    for option in options(ANALYSES[name].load()[0]):
+        assert known[option][0] == f"--{option.replace('_', '-')}"
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_help_lists_every_option_with_its_help(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for option, about in options(ANALYSES[name].load()[0]).items():
+        flag = rf"^  --{option.replace('_', '-')}\b"
+        assert re.search(rf"{flag}[^\n]*\s+{re.escape(about.help)}", out, re.MULTILINE)
+        assert about.range_text() in out
+    for flag in ("--demo", "--release", "--model", "--sae", "--layer", "--device", "--dtype"):
+        assert f"  {flag}" in out
+    for kind in FORMATS[name]:
+        assert f"  --{kind} PATH" in out
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["demo", "--help"]])
+def test_help_of_the_whole_works(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: sae-explorer")
+    if "demo" not in words:
+        for name, analysis in ANALYSES.items():
+            assert re.search(rf"^    {name} +{analysis.summary}$", out, re.MULTILINE)
+        assert "130 interrupted" in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"sae-explorer {metadata.version('sae-explorer')}\n"
+
+
+def test_the_installed_command_is_this_one() -> None:
+    (script,) = metadata.entry_points(group="console_scripts", name="sae-explorer")
+    assert script.load() is main
+
+
+# --- Ends -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["twig"],
+        ["tree", "--no-such-option", "3"],
+        ["tree", "--feat", "3"],  # an abbreviation today is another option tomorrow
+        ["tree", "--layer", "twelve"],
+        ["tree", "--feature"],
+        ["lens", "--feature=3", "--newick", "-"],  # no format of a table
+        ["demo", "--layer", "2"],
+    ],
+)
+def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: sae-explorer")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tree"], "Give one of feature, vector, token or embedding; none was given"),
+        (["tree", "--feature", "three"], "feature is 'three'; it must be a whole number"),
+        (["tree", "--feature=3", "--cutoff=0"], "cutoff is 0.0; it must be above 0, at most 1"),
+        (["tree", "--feature=3", "--weights", "both"], "weights is 'both'"),
+        (["tree", "--vector", "1,,2"], "vector is '1,,2'; it must be numbers separated by commas"),
+        (["tree", "--vector", "no.npy"], "vector cannot be read from no.npy"),
+        (["tree", "--feature=3", "--json", "no/tree.json"], "there is no folder no"),
+        (["tree", "--feature=3", "--json", "."], "it is a folder"),
+        (["tree", "--feature=3", "--json", "-", "--csv", "-"], "--json and --csv cannot both go"),
+        (["tree", "--feature=3", "--sae", "x"], "--sae needs the model it was trained on"),
+        (["tree", "--feature=3", "--model", "a/b"], "give the SAE's --release too"),
+        (["tree", "--feature=3", "--demo", "--release=x"], "--demo goes without --release"),
+        (["tree", "--feature=3", "--demo", "--dtype=float16"], "--demo goes without --dtype"),
+        (["tree", "--feature=3", "--sae=x", "--model=y", "--release=z"], "goes without --release"),
+        (["tree", "--feature=3", "--release=no-such"], "no release 'no-such'"),
+        (["tree", "--feature=3", "--layer=7"], "gemma-2b-res-jb has no SAE at layer 7"),
+        (["tokens", "--feature=3", "--script=latin"], "script is 'latin'.* Did you mean 'Latin'"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line_and_ends_with_1(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = said(err)
+    assert re.search(message, lines[-1])
+    assert lines[:-1] in ([], ["loading the model and the SAE"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tree", "--feature=24"], "There is no feature 24: sae has 24 features, 0 to 23"),
+        (["tree", "--feature=3", "--layer=2"], r"no SAE at layer 2. It has: sae \(layer 1\)"),
+        (["tree", "--feature=3", "--device=cuda:99"], "The device 'cuda:99' is not there"),
+        (["tree", "--feature=3", "--prompt=What?"], "has no placeholder"),
+        (["tree", "--vector=1,2"], "The vector has 2 numbers; the model's embeddings have 48"),
+        (["lens", "--feature=24"], "There is no feature 24"),
+    ],
+)
+def test_what_the_subject_has_not_is_said_and_ends_with_1(
+    disk: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    given = on(disk) if not any("--device" in w for w in words) else on(disk)[:4]
+    assert main([words[0], *given, *words[1:]]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.search(message, said(err)[-1])
+
+
+def test_a_full_disk_is_an_error_and_no_traceback(
+    disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["tree", *on(disk), *flags(TREE), "--json", "-"]) == 1
+        monkeypatch.undo()
+    assert said(capsys.readouterr().err)[-1].startswith("the output cannot be written: ")
+
+
+@pytest.mark.parametrize("words", [["tree", "--help"], ["tree", "--feature=3", "--csv=-"]])
+def test_a_reader_who_leaves_is_no_error(
+    disk: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main([*words, *on(disk), "--max-depth=3"]) == 0
+        monkeypatch.undo()
+    said(capsys.readouterr().err)
+
+
+@contextlib.contextmanager
+def interrupts_at(steps: set[int], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Press Ctrl-C at the given steps of a growth."""
+    count = 0
+
+    def press(_progress: Any) -> None:
+        nonlocal count
+        count += 1
+        if count in steps:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli, "_display", lambda _title: contextlib.nullcontext(press))
+    yield
+    assert count >= max(steps)
+
+
+@pytest.mark.parametrize("steps", [{3}, {3, 4}])
+def test_an_interrupt_keeps_what_has_grown(
+    disk: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    steps: set[int],
+) -> None:
+    path = tmp_path / "tree.json"
+    if steps == {3, 4}:
+        # A run that does not look at its cancel event: the second Ctrl-C breaks in.
+        monkeypatch.setattr("threading.Event.is_set", _only_for_the_handler)
+    with interrupts_at(steps, monkeypatch):
+        words = ["--feature=3", "--cutoff=1e-9", "--top-k=10", "--max-nodes=none"]
+        assert main(["tree", *on(disk), *words, "--json", str(path), "--csv", "-"]) == 130
+    monkeypatch.undo()
+    tree = DefinitionTree.from_json(path)
+    assert tree.partial
+    assert len(tree) > 1
+    out, err = capsys.readouterr()
+    assert len(list(csv.reader(io.StringIO(out)))) == len(tree) + 1  # both formats, and a head
+    assert re.match(rf"interrupted: the result is partial; {len(tree):,} rows", said(err)[-2])
+
+
+def _only_for_the_handler(event: Any) -> bool:
+    caller = sys._getframe(1).f_code
+    return bool(event._flag) and caller.co_filename == cli.__file__
+
+
+def test_an_interrupt_while_loading_ends_with_130(
+    disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Subject, "from_folder", lambda *_a, **_k: signal.raise_signal(signal.SIGINT)
+    )
+    assert main(["tree", *on(disk), "--feature=3"]) == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said(err)[-1] == "interrupted"
+
+
+# --- The real command -----------------------------------------------------------------------------
+
+
+def test_the_real_command_refuses_in_one_line() -> None:
+    command = [sys.executable, "-m", "sae_explorer.cli", "tree", "--feature=-1"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == "sae-explorer: feature is -1; it must be at least 0.\n"
+
+
+def test_a_closed_pipe_ends_the_real_command_in_silence() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sae_explorer.cli", "tree", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
+
+
+def test_ctrl_c_ends_the_real_command_with_its_partial_result(
+    disk: Path, subject: Subject, tmp_path: Path
+) -> None:
+    # Started as from a terminal, where interrupts are not ignored.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from sae_explorer.cli import main; sys.exit(main())"
+    )
+    endless = {"feature": 3, "cutoff": 1e-12, "top_k": 20}
+    words = ["tree", *on(disk), *flags(endless), "--max-nodes=none", "--json=-"]
+    path = tmp_path / "stdout"
+    with (
+        path.open("wb") as stdout,
+        subprocess.Popen(
+            [sys.executable, "-c", code, *words],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        ) as process,
+    ):
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "working on feature 3" in line:
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert said("".join(lines))[-1].startswith("interrupted: the result is partial; ")
+    tree = DefinitionTree.from_json(path)
+    assert tree.partial
+    assert tree.request.cutoff == 1e-12
+    assert tree.request.max_nodes is None
+    assert tree.provenance == subject.provenance(with_sae=True)
