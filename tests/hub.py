@@ -24,6 +24,16 @@ import huggingface_hub.constants
 import huggingface_hub.utils
 import pytest
 import transformers.utils.hub
+from safetensors.torch import save_file
+
+from zoo import build_model, build_sae, build_tokenizer
+
+SAE_REPOSITORY = "jbloom/Gemma-2b-Residual-Stream-SAEs"
+#: Paths of that release's SAEs in its repository, by layer.
+SAE_PATHS = {
+    6: "gemma_2b_blocks.6.hook_resid_post_16384_anthropic_fast_lr",
+    12: "gemma_2b_blocks.12.hook_resid_post_16384",
+}
 
 _RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 _API = re.compile(
@@ -193,3 +203,34 @@ def serving(repositories: Path, cache: Path) -> Iterator[Hub]:
         finally:
             hub.stop()
             huggingface_hub.utils.close_session()
+
+
+def gemma_stand_in(root: Path, features: int = 24) -> None:
+    """Write a tiny Gemma and SAEs of its layers, laid out as Gemma-2B and its SAEs on the hub."""
+    gemma = root / "google" / "gemma-2b"
+    build_model("gemma", layers=13).save_pretrained(gemma)
+    build_tokenizer().save_pretrained(gemma)
+    for layer, path in SAE_PATHS.items():
+        sae = build_sae(48, features=features, layer=layer, seed=layer)
+        place = root / SAE_REPOSITORY / path
+        place.mkdir(parents=True)
+        weights = {
+            name: getattr(sae, name).detach() for name in ("W_enc", "W_dec", "b_enc", "b_dec")
+        }
+        save_file(weights, place / "sae_weights.safetensors")
+        # As SAELens wrote it when the release was made.
+        config = {
+            "model_name": "gemma-2b",
+            "hook_point": f"blocks.{layer}.hook_resid_post",
+            "hook_point_layer": layer,
+            "hook_point_head_index": None,
+            "activation_fn_str": "relu",
+            "d_in": 48,
+            "d_sae": features,
+            "dtype": "torch.float32",
+            "device": "mps",
+            "context_size": 1024,
+            "prepend_bos": True,
+            "normalize_activations": layer == 12,
+        }
+        (place / "cfg.json").write_text(json.dumps(config))

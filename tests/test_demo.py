@@ -80,10 +80,11 @@ def test_featured_features_say_what_they_are(layer: int) -> None:
     assert len(featured) >= 10
     assert len({f.feature for f in featured}) == len(featured)
     said = 0
-    options: dict[str, Any] = {"weights": "decoder", "cutoff": 1e-3, "max_depth": 12}
+    assert demo.shown(layer) in {f.feature for f in featured}
+    options: dict[str, Any] = {**demo.DIRECTION, "cutoff": 1e-3, "max_depth": 12}
     trees = grow_trees(subject, [f.feature for f in featured[:10]], **options)
     for feature, tree in zip(featured[:10], trees, strict=True):
-        tokens = rank_tokens(subject, feature=feature.feature, weights="decoder", limit=20).token
+        tokens = rank_tokens(subject, feature=feature.feature, **demo.DIRECTION, limit=20).token
         words = " ".join([*(d.text for d in tree.definitions(10)), *tokens])
         said += any(word in words for word in feature.label.split())
     assert said >= 8
@@ -102,10 +103,10 @@ def test_the_card_holds_the_figures_that_the_script_measured() -> None:
     figures = json.loads((demo.assets() / "figures.json").read_text(encoding="utf-8"))
     card = (demo.assets() / "MODEL_CARD.md").read_text(encoding="utf-8")
     for value in (
-        figures["language_model"]["perplexity"],
+        figures["model"]["held_out"]["perplexity"],
         *(figures["saes"][str(layer)]["explained_variance"] for layer in demo.LAYERS),
     ):
-        assert f"{value:.3g}" in card or f"{value:.3f}" in card or f"{value:.2f}" in card
+        assert f"{value:.1f}" in card or f"{value:.3f}" in card
     for word in ("trained to read", "Gemma-2B", "WordNet"):
         assert word in card
 

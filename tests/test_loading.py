@@ -20,18 +20,11 @@ from sae_lens import SAE, StandardTrainingSAE, StandardTrainingSAEConfig
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import zoo
-from hub import Hub, serving
+from hub import SAE_PATHS, SAE_REPOSITORY, Hub, gemma_stand_in, serving
 from sae_explorer import ExplorerError, Subject, grow_tree, rank_tokens
 from sae_explorer.loading import folder, hub
 from zoo import build_model, build_sae, build_tokenizer
 
-SAE_REPOSITORY = "jbloom/Gemma-2b-Residual-Stream-SAEs"
-#: Paths of the release's SAEs in its repository, by layer.
-SAE_PATHS = {
-    6: "gemma_2b_blocks.6.hook_resid_post_16384_anthropic_fast_lr",
-    12: "gemma_2b_blocks.12.hook_resid_post_16384",
-}
 FACTOR = 0.21381938399317255  # of the SAE at layer 12, in SAELens' registry
 TREE: dict[str, Any] = {"feature": 3, "scale": 2.0, "cutoff": 2e-2, "max_depth": 3}
 
@@ -41,41 +34,9 @@ TREE: dict[str, Any] = {"feature": 3, "scale": 2.0, "cutoff": 2e-2, "max_depth":
 
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stand-ins for Gemma-2B and its SAEs, laid out as on the hub."""
+    """Stand-ins for Gemma-2B and its SAEs."""
     root = tmp_path_factory.mktemp("repositories")
-    gemma = root / "google" / "gemma-2b"
-    species = zoo._ZOO["gemma"]
-    with torch.random.fork_rng(devices=[]):
-        model = AutoModelForCausalLM.from_config(
-            species.config(**{**species.options, "num_hidden_layers": 13})
-        )
-    zoo._randomise(model, species, torch.Generator().manual_seed(0))
-    model.save_pretrained(gemma)
-    build_tokenizer().save_pretrained(gemma)
-    for layer, path in SAE_PATHS.items():
-        sae = build_sae(48, layer=layer, seed=layer)
-        place = root / SAE_REPOSITORY / path
-        place.mkdir(parents=True)
-        weights = {
-            name: getattr(sae, name).detach() for name in ("W_enc", "W_dec", "b_enc", "b_dec")
-        }
-        save_file(weights, place / "sae_weights.safetensors")
-        # As SAELens wrote it when the release was made.
-        config = {
-            "model_name": "gemma-2b",
-            "hook_point": f"blocks.{layer}.hook_resid_post",
-            "hook_point_layer": layer,
-            "hook_point_head_index": None,
-            "activation_fn_str": "relu",
-            "d_in": 48,
-            "d_sae": 24,
-            "dtype": "torch.float32",
-            "device": "mps",
-            "context_size": 1024,
-            "prepend_bos": True,
-            "normalize_activations": layer == 12,
-        }
-        (place / "cfg.json").write_text(json.dumps(config))
+    gemma_stand_in(root)
     return root
 
 

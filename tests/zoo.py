@@ -151,6 +151,7 @@ def build_model(
     attention: str = "sdpa",
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    layers: int | None = None,
 ) -> PreTrainedModel:
     """Build a tiny causal language model of one architecture, in eval mode on the CPU.
 
@@ -158,7 +159,8 @@ def build_model(
     Calls are cached, so callers share one object and must leave it as they found it.
     """
     species = _ZOO[architecture]
-    config = species.config(**species.options)
+    deeper = {} if layers is None else {"num_hidden_layers": layers}
+    config = species.config(**{**species.options, **deeper})
     with torch.random.fork_rng(devices=[]):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, attn_implementation=attention

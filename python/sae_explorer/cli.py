@@ -39,9 +39,6 @@ _EXAMPLES = """examples:
 exit status: 0 done; 1 the request cannot be answered (one line on stderr says why); 2 wrong usage;
 130 interrupted: the first Ctrl-C ends the run, and what there is by then is printed and written."""
 
-#: What `demo` asks of the bundled model: its tree is small, and grown in a second.
-_DEMO_TREE = {"weights": "decoder", "cutoff": 5e-4, "max_depth": 12}
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
@@ -179,25 +176,27 @@ def _add_option(group: Any, entry: dict[str, Any], limits: str) -> None:
 def _demo(given: argparse.Namespace) -> int:
     from rich.columns import Columns
     from rich.console import Group
+    from rich.text import Text
 
     from sae_explorer.analyses import tokens, trees
+    from sae_explorer.analyses.tree_formats import percent
     from sae_explorer.loading import demo
+    from sae_explorer.text import visible
 
     _check_paths({"json": given.json})
     began = time.perf_counter()
     _say("loading the bundled dictionary model")
-    first = demo.featured()[0]
-    layer = given.layer or (first.layer if given.feature is None else 3)
-    chosen = given.feature
-    if chosen is None:
-        chosen = next(f.feature for f in demo.featured() if f.layer == layer)
+    chosen = demo.shown(given.layer) if given.feature is None else given.feature
+    layer = given.layer or demo.SHOWN_LAYER
     with contextlib.redirect_stdout(sys.stderr):
         subject = demo.load().select(layer=layer)
-    request = trees.TreeRequest.from_options({"feature": chosen, **_DEMO_TREE})
+    request = trees.TreeRequest(feature=chosen, **demo.DIRECTION, cutoff=5e-4, max_depth=12)
     tree, status = _with_progress(trees.run, subject, request)
-    ranking = tokens.rank_tokens(subject, feature=chosen, weights="decoder", limit=20)
-    title = f"What does feature {chosen} of the SAE at layer {layer} mean?\n"
-    _show(Group(title, Columns([tree, ranking], padding=(0, 4))))
+    ranking = tokens.rank_tokens(subject, feature=chosen, **demo.DIRECTION, limit=20)
+    title = f"What does feature {chosen} of the SAE at layer {layer} mean?"
+    answers = ", ".join(f"{d.text} ({percent(d.probability)})" for d in tree.definitions(5))
+    said = Text(f"It would be defined as: {visible(answers)}\n")
+    _show(Group(title, said, Columns([tree, ranking], padding=(0, 4))))
     _write(tree.to_json, given.json)
     _say(f"{time.perf_counter() - began:.1f} s in all")
     return status
@@ -262,7 +261,7 @@ def _subject(given: argparse.Namespace) -> Subject:
 
     if given.demo:
         _refuse(given, "--demo", "release", "sae_id", "model", "sae", "device", "dtype")
-        return Subject.demo(3 if given.layer is None else given.layer)
+        return Subject.demo() if given.layer is None else Subject.demo(given.layer)
     _say("loading the model and the SAE")
     if given.sae or (given.model and not given.release and Path(given.model).exists()):
         if not given.model:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sae_explorer.loading import folder
 
@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from sae_explorer.subject import Subject
 
 LAYERS = (1, 3)
+
+#: The layer that is shown first.
+SHOWN_LAYER = 3
+
+#: How a feature of these SAEs is best turned into a vector: the model was trained on vectors around
+#: the mean embedding, and without it the nearest tokens are function words.
+DIRECTION: dict[str, Any] = {"weights": "decoder", "centroid": True}
+
+#: Features to show first: among the featured ones, those that read best to a person.
+_SHOWN = {1: 933, 3: 302}
 
 
 @dataclass(frozen=True)
@@ -47,3 +57,8 @@ def featured() -> tuple[Featured, ...]:
         for layer, entries in listed.items()
         for entry in entries
     )
+
+
+def shown(layer: int | None = None) -> int:
+    """Return the feature to show first at a layer."""
+    return _SHOWN[SHOWN_LAYER if layer is None else layer]
