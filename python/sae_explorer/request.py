@@ -8,6 +8,7 @@ derived from them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 import reprlib
@@ -240,6 +241,7 @@ def takes(
     return decorate
 
 
+@functools.cache  # evaluating the annotations takes longer than checking the values
 def _field_types(request: type[Request]) -> dict[str, Any]:
     return typing.get_type_hints(request)
 
