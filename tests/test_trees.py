@@ -600,3 +600,82 @@ def test_a_model_in_training_mode_is_refused_and_left_in_it() -> None:
     with pytest.raises(ExplorerError, match=r"Call model.eval\(\) first"):
         grow_tree(trained, feature=3, **OPTIONS)
     assert model.training
+
+
+def test_wrong_calls_of_grow_trees_are_refused() -> None:
+    for options in ({}, {"feature": 3}, {"features": [3], "token": "a"}):
+        with pytest.raises(ExplorerError, match=r"takes features=\[...\] or vectors"):
+            grow_trees(subject(), **options)
+    with pytest.raises(ExplorerError, match="not both"):
+        grow_trees(subject(), [3], prompt="{ghost}", prompts=["{ghost} is"])
+
+
+def test_a_prompt_that_holds_the_placeholders_own_token_is_refused() -> None:
+    with pytest.raises(ExplorerError, match="would take the vector too"):
+        grow_tree(subject(), feature=3, prompt="<unused0> is {ghost}", ghost_token="<unused0>")
+
+
+def test_a_cancelled_tree_keeps_to_its_budget() -> None:
+    cancel = threading.Event()
+    tree = grow_tree(
+        subject(),
+        feature=3,
+        **OPTIONS,
+        max_nodes=4,
+        cancel=cancel,
+        progress=lambda _p: cancel.set(),
+    )
+    assert len(tree) <= 4
+
+
+def test_rows_freed_by_running_out_of_memory_are_freed_once() -> None:
+    model = subject().model
+    decoder = decoding.PooledDecoder(model, 3, 4)
+    prompt = decoding.Prompt((2, 10, 11, 12), {})
+    hook = None
+    with decoding.quiet_forward(model):
+        starts, found = decoder.start([prompt])
+
+        def small_memory(_module: Any, inputs: Any) -> None:
+            if inputs[0].numel() > 1:
+                raise torch.OutOfMemoryError("one token at a time")
+
+        hook = model.get_input_embeddings().register_forward_pre_hook(small_memory)
+        try:
+            decoder.extend(np.repeat(starts, 3), found.token_ids[0])
+        finally:
+            hook.remove()
+        decoder.release(int(starts[0]))
+    assert len(np.unique(decoder._free)) == len(decoder._free) == len(decoder._start)
+
+
+def test_attention_that_masks_by_places_of_keys_is_not_pooled() -> None:
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    config = GPTNeoConfig(
+        vocab_size=320,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        attention_types=[[["global", "local"], 1]],
+        max_position_embeddings=64,
+    )
+    model = GPTNeoForCausalLM(config).eval()
+    tree = grow_tree(
+        Subject(model, build_tokenizer(), build_sae(32)), feature=3, cutoff=1e-3, max_depth=3
+    )
+    assert decoding._poolable[model] == {model.config._attn_implementation: False}
+    assert len(tree) > 1
+
+
+def test_running_out_of_memory_for_good_keeps_what_has_grown() -> None:
+    steps = itertools.count(1)
+
+    def no_memory(_progress: Any) -> None:
+        if next(steps) == 3:
+            raise torch.OutOfMemoryError("none left")
+
+    with pytest.warns(PartialResultWarning, match="Out of memory"):
+        tree = grow_tree(subject(), feature=3, **OPTIONS, progress=no_memory)
+    assert tree.partial
+    assert 1 < len(tree) < len(tree_of())

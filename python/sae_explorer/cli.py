@@ -238,7 +238,7 @@ def _array(name: str, path: str) -> Any:
 
     try:
         return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (EOFError, OSError, ValueError) as error:
         raise ExplorerError(f"{name} cannot be read from {path}: {error}") from error
 
 

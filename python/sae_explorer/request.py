@@ -8,7 +8,6 @@ derived from them.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import math
 import reprlib
@@ -241,9 +240,14 @@ def takes(
     return decorate
 
 
-@functools.cache  # evaluating the annotations takes longer than checking the values
+#: Evaluating the annotations takes longer than checking the values, so it is done once.
+_known_types: dict[type[Request], dict[str, Any]] = {}
+
+
 def _field_types(request: type[Request]) -> dict[str, Any]:
-    return typing.get_type_hints(request)
+    if request not in _known_types:
+        _known_types[request] = typing.get_type_hints(request)
+    return _known_types[request]
 
 
 def _members(kind: Any) -> tuple[Any, ...]:

@@ -462,6 +462,11 @@ class Subject:
                 f'word goes, as in: A typical definition of "{PLACEHOLDER}" would be "'
             )
         ghost_id = self.token_id(ghost_token)
+        if ghost_id in self.tokenizer.encode(" ".join(parts), add_special_tokens=False):
+            raise ExplorerError(
+                f"The prompt {prompt!r} holds the placeholder's own token {ghost_token!r}, which "
+                "would take the vector too. Choose another ghost_token."
+            )
         text = self._decode([ghost_id])
         ids = self._without_end(self.tokenizer.encode(prompt.replace(PLACEHOLDER, text)))
         if ids.count(ghost_id) == len(parts) - 1:
@@ -578,8 +583,8 @@ def _check_fit(model: PreTrainedModel, studied: StudiedSAE) -> None:
             f"layers, 0 to {layers - 1}. Use the model that the SAE was trained on."
         )
     for label, weights in (("encoder", studied.sae.W_enc), ("decoder", studied.sae.W_dec)):
-        # One sum finds a NaN or an infinity anywhere without a copy of the matrix.
-        if not np.isfinite(float(weights.detach().sum(dtype=torch.float64))):
+        # Sums find a NaN or an infinity anywhere; in float32, since not every device has more.
+        if not np.isfinite(float(weights.detach().float().sum(dim=0).abs().max())):
             raise ExplorerError(
                 f"The {label} weights of {name} hold NaN or infinite numbers. Load the SAE again, "
                 "or train it with a smaller learning rate."

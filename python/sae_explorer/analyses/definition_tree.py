@@ -168,10 +168,11 @@ class DefinitionTree(Result):
 
     @cached_property
     def covered_probability(self) -> float:
-        """Probability that an answer follows the tree to one of its tips.
+        """Probability that an answer begins with a path from the root to a tip of the tree.
 
         Every answer either does, or leaves the tree at a node before: the rest is the sum of
-        ``cut_probability`` over the nodes with children in the tree, and over the root.
+        ``cut_probability`` over the nodes with children in the tree, and over the root. What comes
+        after a tip is left open; :meth:`coverage` counts token by token instead.
         """
         tips = np.array([not rows for rows in self.children])
         tips[0] = False
@@ -251,7 +252,7 @@ class DefinitionTree(Result):
                 if int(self.token_id[row]) in self.end_ids:
                     text = self.text(int(self.parent[row])) if self.parent[row] > 0 else ""
                 elif closing:
-                    text = text[: text.rindex(closing)]
+                    text = text[: text.index(closing)]
             else:
                 text += "…"
             path = tuple(int(self.token_id[r]) for r in self.path(row))

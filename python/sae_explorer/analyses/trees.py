@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from sae_explorer.analyses.definition_tree import DefinitionTree
 from sae_explorer.errors import ExplorerError, PartialResultWarning
@@ -177,9 +178,19 @@ def grow_trees(
     Returns
     -------
     list of DefinitionTree
-        In the order given; each has the nodes that :func:`grow_tree` gives for it. After a cancel,
+        In the order given; each has the nodes that :func:`grow_tree` gives for it, and their
+        probabilities up to rounding, which depends on what is computed together. After a cancel,
         trees that were not begun hold only their root.
     """
+    taken = [name for name in ("feature", "vector", "token", "embedding") if name in options]
+    if taken or not (len(features) or len(vectors)):
+        given = f"{taken[0]}= is" if taken else "nothing was"
+        raise ExplorerError(
+            f"{given} given to grow_trees, which takes features=[...] or vectors=[...]. For one "
+            "tree use grow_tree."
+        )
+    if prompts is not None and "prompt" in options:
+        raise ExplorerError("Give prompt= or prompts=, not both.")
     sources: list[dict[str, Any]]
     sources = [{"feature": f} for f in features] + [{"vector": v} for v in vectors]
     variants: list[dict[str, Any]] = (
@@ -222,9 +233,16 @@ def run_many(
         for _ in grower.steps(cancel):
             if progress is not None:
                 progress(grower.progress())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, torch.OutOfMemoryError) as stopped:
+        memory = isinstance(stopped, torch.OutOfMemoryError)
+        if memory and grower.progress().nodes <= len(requests):
+            raise ExplorerError(
+                "The device has too little memory for even the prompt. Load the model in a smaller "
+                "dtype, free other models, or use device='cpu'."
+            ) from stopped
+        why = "Out of memory" if memory else "Interrupted"
         warnings.warn(
-            f"Interrupted: the result is partial, with {grower.progress().nodes:,} nodes.",
+            f"{why}: the result is partial, with {grower.progress().nodes:,} nodes.",
             PartialResultWarning,
             stacklevel=3,
         )
@@ -295,7 +313,7 @@ class TreeGrower:
             nodes=sum(tree.kept for tree in self._trees),
             done=len(self._trees) - len(open_trees),
             total=len(self._trees),
-            threshold=max((tree.threshold for tree in open_trees), default=0.0),
+            threshold=max(tree.threshold for tree in open_trees or self._trees),
             seconds=time.perf_counter() - self._began,
             snapshot=lambda: self._results([tree for tree in self._trees if tree.begun]),
         )
@@ -418,7 +436,7 @@ class _Growth:
         if budget is None or not len(self._open):
             return False
         # A node found is not yet a node earned: an open branch may still bring better ones.
-        settled = np.count_nonzero(self.cumulative >= self.threshold)
+        settled = np.count_nonzero(self.cumulative > self.threshold)
         return bool(settled >= budget)
 
     @property
@@ -473,8 +491,9 @@ class _Growth:
         order = kept[by_rank]
         budget = self.request.max_nodes
         status = "partial" if len(self._open) else "complete"
-        if budget is not None and (self.full or (not len(self._open) and len(order) > budget)):
-            status, order = "budget", order[:budget]
+        if self.full or (budget is not None and not len(self._open) and len(order) > budget):
+            status = "budget"
+        order = order[:budget]
         row_of = np.full(len(self.prefix), -1, np.int32)
         row_of[order] = np.arange(len(order), dtype=np.int32)
         parent = row_of[self.parent[order]]

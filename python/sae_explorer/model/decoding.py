@@ -136,6 +136,8 @@ def open_decoder(model: nn.Module, top_k: int, max_depth: int, example: Prompt) 
 
 def _pool_is_right(model: nn.Module, example: Prompt) -> bool:
     """Compare the pool with whole forwards on two siblings and a child of each."""
+    if _masks_by_itself(model):
+        return False
     k = min(20, model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
     found: list[tuple[IntArray, IntArray, NextTokens]] = []
     for kind in (PooledDecoder, ReplayDecoder):
@@ -160,6 +162,16 @@ def _pool_is_right(model: nn.Module, example: Prompt) -> bool:
     half = next(model.parameters()).dtype in (torch.float16, torch.bfloat16)
     # In half precision the two orders of summation alone move probabilities by some percent.
     return all(_agreement(pooled, whole, row) > (0.8 if half else 0.999) for row in range(2))
+
+
+def _masks_by_itself(model: nn.Module) -> bool:
+    """Tell whether attention masks by the places of keys, which in the pool are no positions.
+
+    GPT-Neo and its kin keep a triangle of booleans; chunked attention counts keys.
+    """
+    kinds = getattr(text_config(model), "layer_types", None) or []
+    triangles = any(b.ndim == 4 and b.dtype == torch.bool for b in model.buffers())
+    return triangles or any("chunked" in kind for kind in kinds)
 
 
 def _alone(decoder: Decoder, siblings: IntArray, after: NextTokens, last: NextTokens) -> bool:
@@ -234,6 +246,8 @@ class PooledDecoder(Decoder):
         try:
             return rows, self._run(prefixes, tokens, rows)
         except torch.OutOfMemoryError:
+            # Marked as nobody's: release must not free them a second time.
+            self._start[rows] = -1
             self._free = np.concatenate([self._free, rows])
             if len(prefixes) == 1:
                 raise
@@ -459,7 +473,7 @@ def path_probabilities(model: nn.Module, prompt: Prompt, path: Sequence[int]) ->
     logits[:, list(prompt.ghosts)] = -torch.inf
     logp = logits - logits.logsumexp(dim=-1, keepdim=True)
     chosen = logp.gather(1, torch.tensor(path, device=logits.device)[:, None])[:, 0]
-    probabilities: FloatArray = chosen.exp().double().cpu().numpy()
+    probabilities: FloatArray = chosen.exp().cpu().double().numpy()
     return probabilities
 
 
@@ -510,7 +524,7 @@ def _most_probable(logits: Tensor, k: int, excluded: Sequence[tuple[int, ...]]) 
                 logits[chosen, token] = -torch.inf
     probabilities = logits.softmax(dim=-1)
     values, token_ids = _top(probabilities, k)
-    top = values.double().cpu().numpy()
+    top = values.cpu().double().numpy()  # not every device has float64
     if not np.isfinite(top).all():
         raise ExplorerError(
             "The model gave NaN or infinite logits. Its weights may hold NaN, or float16 is too "
