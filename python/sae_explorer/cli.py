@@ -43,6 +43,7 @@ exit status: 0 done; 1 the request cannot be answered (one line on stderr says w
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         try:
             return _command(words)
@@ -62,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_stdout()
         _say(f"the output cannot be written: {error.strerror or error}")
         return 1
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, on_interrupt or signal.SIG_DFL)
 
 
 def _command(words: list[str]) -> int:
@@ -176,12 +180,9 @@ def _add_option(group: Any, entry: dict[str, Any], limits: str) -> None:
 def _demo(given: argparse.Namespace) -> int:
     from rich.columns import Columns
     from rich.console import Group
-    from rich.text import Text
 
-    from sae_explorer.analyses import tokens, trees
-    from sae_explorer.analyses.tree_formats import percent
+    from sae_explorer.analyses import tokens, tree_formats, trees
     from sae_explorer.loading import demo
-    from sae_explorer.text import visible
 
     _check_paths({"json": given.json})
     began = time.perf_counter()
@@ -194,9 +195,8 @@ def _demo(given: argparse.Namespace) -> int:
     tree, status = _with_progress(trees.run, subject, request)
     ranking = tokens.rank_tokens(subject, feature=chosen, **demo.DIRECTION, limit=20)
     title = f"What does feature {chosen} of the SAE at layer {layer} mean?"
-    answers = ", ".join(f"{d.text} ({percent(d.probability)})" for d in tree.definitions(5))
-    said = Text(f"It would be defined as: {visible(answers)}\n")
-    _show(Group(title, said, Columns([tree, ranking], padding=(0, 4))))
+    side_by_side = Columns([tree_formats.rich_tree(tree), ranking], padding=(0, 4))
+    _show(Group(title, tree_formats.answers(tree), side_by_side))
     _write(tree.to_json, given.json)
     _say(f"{time.perf_counter() - began:.1f} s in all")
     return status
@@ -298,6 +298,9 @@ def _with_progress(run: Any, subject: Subject, request: Any) -> tuple[Any, int]:
     with _first_interrupt_sets(cancel), _display(f"working on {request.label}") as show:
         result = run(subject, request, progress=show, cancel=cancel)
     partial = getattr(result, "partial", False)
+    if partial and threading.current_thread() is threading.main_thread():
+        # A second, nervous Ctrl-C must not lose what the first one kept. Restored by main.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     _say(
         ("interrupted: the result is partial; " if partial else "")
         + f"{len(result):,} rows in {time.perf_counter() - began:.1f} s"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import networkx as nx
     import pandas as pd
     from numpy.typing import NDArray
-    from rich.tree import Tree as RichTree
+    from rich.console import Group
 
     from sae_explorer.analyses.trees import TreeRequest
     from sae_explorer.subject import Subject
@@ -144,8 +144,10 @@ class DefinitionTree(Result):
             f"covers {self.covered_probability:.0%}: {best})"
         )
 
-    def __rich__(self) -> RichTree:
-        return tree_formats.rich_tree(self)
+    def __rich__(self) -> Group:
+        from rich.console import Group
+
+        return Group(tree_formats.answers(self), tree_formats.rich_tree(self))
 
     @property
     def partial(self) -> bool:

@@ -94,31 +94,51 @@ def rich_tree(tree: DefinitionTree, limit: int = 40) -> RichTree:
     """
     drawn = min(limit, len(tree))
     children = [[c for c in rows if c < drawn] for rows in tree.children[:drawn]]
-    head = f"[bold]{escape(tree.request.label)}[/]  [dim]{len(tree):,} nodes"
+    sae = tree.provenance.sae.get("id")
+    label = tree.request.label + (f" of {sae}" if sae else "")
+    nodes = f"{len(tree):,} node{'' if len(tree) == 1 else 's'}"
+    head = f"[bold]{escape(label)}[/]  [dim]{nodes}"
     head += f", {tree.status}, covers {tree.covered_probability:.1%}[/]"
     root = RichTree(head, guide_style="dim")
-    stack = [(root, row) for row in reversed(children[0])] if drawn else []
+
+    def chains(row: int) -> list[list[int]]:
+        """Return the branches below a node, each as far as it does not fork, least probable first."""
+        found = []
+        for child in children[row]:
+            chain = [child]
+            while len(children[chain[-1]]) == 1:
+                chain.append(children[chain[-1]][0])
+            found.append(chain)
+        return sorted(found, key=lambda chain: -chain[-1])  # rows go by falling probability
+
+    stack = [(root, chain) for chain in chains(0)]
     while stack:
-        branch, row = stack.pop()
-        chain = [row]
-        while len(children[chain[-1]]) == 1:
-            chain.append(children[chain[-1]][0])
+        branch, chain = stack.pop()
         last = chain[-1]
         probability = float(tree.cumulative_probability[last])
-        label = Text()
+        line = Text()
         # The end of a text is no part of an answer, so it is not spelled out.
         said = [int(tree.token_id[r]) for r in chain if int(tree.token_id[r]) not in tree.end_ids]
         text = join_tokens(tree.texts[token_id] for token_id in said)
-        label.append(visible(text.lstrip() or text) or "(end)")
+        line.append(visible(text.lstrip() or text) or "(end)")
         if len(tree.children[last]) > len(children[last]):
-            label.append(" …", style="dim")
-        label.append(f"  {percent(probability)}", style="cyan")
-        grown = branch.add(label)
-        stack += [(grown, child) for child in reversed(children[last])]
+            line.append(" …", style="dim")
+        line.append(f"  {percent(probability)}", style="cyan")
+        grown = branch.add(line)
+        stack += [(grown, below) for below in chains(last)]
     hidden = len(tree) - drawn
     if hidden > 0:
         root.add(Text(f"… and {hidden:,} less probable nodes", style="dim"))
     return root
+
+
+def answers(tree: DefinitionTree, limit: int = 5) -> Text:
+    """Return the most probable answers as one paragraph."""
+    found = tree.definitions(limit)
+    if not found:
+        return Text(f"No answer is as probable as the cutoff, {tree.request.cutoff:g}: lower it.\n")
+    listed = ", ".join(f"{d.text} ({percent(d.probability)})" for d in found)
+    return Text(f"It would be defined as: {visible(listed)}\n")
 
 
 def percent(probability: float) -> str:

@@ -182,6 +182,8 @@ def grow_trees(
         probabilities up to rounding, which depends on what is computed together. After a cancel,
         trees that were not begun hold only their root.
     """
+    if isinstance(features, int):
+        raise ExplorerError(f"features is {features}; it must be a list, such as [{features}].")
     taken = [name for name in ("feature", "vector", "token", "embedding") if name in options]
     if taken or not (len(features) or len(vectors)):
         given = f"{taken[0]}= is" if taken else "nothing was"
