@@ -97,7 +97,7 @@ def rich_tree(tree: DefinitionTree, limit: int = 40) -> RichTree:
     sae = tree.provenance.sae.get("id")
     label = tree.request.label + (f" of {sae}" if sae else "")
     nodes = f"{len(tree):,} node{'' if len(tree) == 1 else 's'}"
-    head = f"[bold]{escape(label)}[/]  [dim]{nodes}"
+    head = f"[bold]{escape(label)}[/]\n[dim]{nodes}"
     head += f", {tree.status}, covers {tree.covered_probability:.1%}[/]"
     root = RichTree(head, guide_style="dim")
 
