@@ -321,7 +321,7 @@ def test_an_option_that_a_function_handles_itself_is_left_out() -> None:
 
 
 def test_takes_keeps_a_functions_own_parameters_and_text() -> None:
-    @takes(Sample, mix=None)
+    @takes(Sample, without=("mix",))
     def work(subject: object, *, cancel: object = None, **given: Any) -> Any:
         """Work.
 

@@ -245,7 +245,6 @@ def test_running_out_of_memory_makes_smaller_chunks_of_the_same_tree() -> None:
         if inputs[0].numel() > 13:
             raise torch.OutOfMemoryError("no more than 13 tokens at once")
 
-    expected = tree_of()
     hook = subject().model.get_input_embeddings().register_forward_pre_hook(small_memory)
     try:
         tree = grow_tree(subject(), feature=3, **{**OPTIONS, "prompt": '"{ghost}" is "'})
@@ -254,7 +253,6 @@ def test_running_out_of_memory_makes_smaller_chunks_of_the_same_tree() -> None:
     alone = grow_tree(subject(), feature=3, **{**OPTIONS, "prompt": '"{ghost}" is "'})
     assert len(tree) > 50
     assert compare(paths(tree), paths(alone), OPTIONS["cutoff"]).agrees()
-    assert len(expected) == len(tree_of())
 
 
 def test_cancelling_keeps_what_has_grown_and_says_so() -> None:

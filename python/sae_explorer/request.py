@@ -196,9 +196,7 @@ def schema(request: type[Request]) -> list[dict[str, Any]]:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def takes(
-    request: type[Request], **replaced: inspect.Parameter | None
-) -> Callable[[Function], Function]:
+def takes(request: type[Request], without: tuple[str, ...] = ()) -> Callable[[Function], Function]:
     """Give a function with ``**options`` the signature and the parameter list of a request.
 
     Editors and ``help()`` then show every option with its default, though they are written down
@@ -208,8 +206,8 @@ def takes(
     ----------
     request
         The request whose options the function takes.
-    **replaced
-        Options that the function handles otherwise: None leaves the option out.
+    without
+        Options that the function does not take.
     """
 
     def decorate(function: Function) -> Function:
@@ -219,14 +217,14 @@ def takes(
         derived = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=fields[name].default)
             for name in options(request)
-            if name not in replaced and name not in signature.parameters
+            if name not in without and name not in signature.parameters
         ]
         first = [p for p in own if p.kind is not p.KEYWORD_ONLY]
         last = [p for p in own if p.kind is p.KEYWORD_ONLY]
         function.__signature__ = signature.replace(parameters=[*first, *derived, *last])  # type: ignore[attr-defined]
         lines = ["", "    Other Parameters", "    ----------------"]
         for name, entry in options(request).items():
-            if name in replaced:
+            if name in without:
                 continue
             limits = entry.range_text()
             default = fields[name].default

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sae_explorer.errors import ExplorerError
+from sae_explorer.text import csv_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
+    import pandas as pd
 
 #: Packages whose version can change a number.
 _VERSIONED = ("sae-explorer", "torch", "transformers", "sae-lens", "numpy")
@@ -66,6 +68,8 @@ class Result:
     kind: ClassVar[str]
     #: Raised when a saved result can no longer be read by this code.
     format: ClassVar[int] = 1
+    #: What the row numbers of the table are called in CSV; None leaves them out.
+    index_label: ClassVar[str | None] = None
 
     request: Any
     provenance: Provenance
@@ -106,7 +110,18 @@ class Result:
         """
         document = self._document()
         document["hash"] = hashlib.sha256(_canonical(document).encode()).hexdigest()
-        text = _canonical(document)
+        return self._written(_canonical(document), path)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the result as a table."""
+        raise NotImplementedError
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return the table of :meth:`to_frame` as CSV, and write it to ``path`` if one is given."""
+        return self._written(csv_text(self.to_frame(), self.index_label), path)
+
+    @staticmethod
+    def _written(text: str, path: str | os.PathLike[str] | None) -> str:
         if path is not None:
             write_text(path, text)
         return text

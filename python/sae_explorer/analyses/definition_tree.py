@@ -10,8 +10,8 @@ import numpy as np
 
 from sae_explorer.analyses import tree_formats
 from sae_explorer.errors import ExplorerError
-from sae_explorer.results import Provenance, Result, column, write_text
-from sae_explorer.text import csv_text, join_tokens
+from sae_explorer.results import Provenance, Result, column
+from sae_explorer.text import join_tokens
 
 if TYPE_CHECKING:
     import os
@@ -111,6 +111,7 @@ class DefinitionTree(Result):
     """
 
     kind: ClassVar[str] = "definition-tree"
+    index_label: ClassVar[str | None] = "row"
 
     request: TreeRequest
     provenance: Provenance
@@ -381,10 +382,6 @@ class DefinitionTree(Result):
         frame.insert(3, "token", self.tokens)
         return frame
 
-    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Return the table of :meth:`to_frame` as CSV, and write it to ``path`` if one is given."""
-        return self._written(csv_text(self.to_frame(), index_label="row"), path)
-
     def to_newick(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return the tree in Newick format; a branch is as long as -log of its probability."""
         return self._written(tree_formats.newick(self), path)
@@ -396,12 +393,6 @@ class DefinitionTree(Result):
     def to_networkx(self) -> nx.DiGraph[int]:
         """Return a directed graph: nodes are rows, with the columns as their attributes."""
         return tree_formats.networkx_graph(self)
-
-    @staticmethod
-    def _written(text: str, path: str | os.PathLike[str] | None) -> str:
-        if path is not None:
-            write_text(path, text)
-        return text
 
     def preorder(self) -> Iterator[tuple[int, int]]:
         """Yield ``(row, depth)`` from the root, each node before its children."""

@@ -21,12 +21,10 @@ import regex
 from sae_explorer.errors import ExplorerError
 from sae_explorer.model.ghost import DirectionRequest, ghost_mixture
 from sae_explorer.request import option, takes
-from sae_explorer.results import Provenance, Result, column, write_text
-from sae_explorer.text import csv_text, visible_token
+from sae_explorer.results import Provenance, Result, column
+from sae_explorer.text import visible_token
 
 if TYPE_CHECKING:
-    import os
-
     import pandas as pd
     from numpy.typing import NDArray
     from rich.table import Table
@@ -207,13 +205,6 @@ class TokenRanking(Result):
                 "centroid_cosine": self.centroid_cosine,
             }
         )
-
-    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Return the table of :meth:`to_frame` as CSV, and write it to ``path`` if one is given."""
-        text = csv_text(self.to_frame())
-        if path is not None:
-            write_text(path, text)
-        return text
 
     def _body(self) -> dict[str, Any]:
         return {

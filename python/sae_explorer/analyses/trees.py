@@ -148,7 +148,7 @@ def grow_tree(
     return run(subject, TreeRequest.from_options(options), progress=progress, cancel=cancel)
 
 
-@takes(TreeRequest, feature=None, vector=None, token=None, embedding=None)
+@takes(TreeRequest, without=("feature", "vector", "token", "embedding"))
 def grow_trees(
     subject: Subject,
     features: Sequence[int] = (),
