@@ -287,7 +287,8 @@ def test_folders_give_what_was_saved_and_touch_no_network(disk: Path, tmp_path: 
     assert subject.tokenizer.get_vocab() == live.tokenizer.get_vocab()
     first, second = (grow_tree(s, **TREE) for s in (subject, live))
     np.testing.assert_array_equal(first.token_id, second.token_id)
-    np.testing.assert_array_equal(first.probability, second.probability)
+    # Where a tensor lies in memory decides the order of the sums on some processors.
+    np.testing.assert_allclose(first.probability, second.probability, rtol=1e-5)
 
 
 def test_an_sae_saved_after_training_loads(disk: Path, tmp_path: Path) -> None:
