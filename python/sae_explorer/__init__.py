@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from sae_explorer.analyses.trees import TreeProgress, grow_tree, grow_trees
     from sae_explorer.errors import ExplorerError, PartialResultWarning
     from sae_explorer.subject import Subject
+    from sae_explorer.widget.explorer import FeatureExplorer
 
 _HOMES = {
     "Definition": "analyses.definition_tree",
     "DefinitionTree": "analyses.definition_tree",
     "ExplorerError": "errors",
+    "FeatureExplorer": "widget.explorer",
     "LogitLens": "analyses.logit_lens",
     "PartialResultWarning": "errors",
     "Subject": "subject",
@@ -35,6 +37,7 @@ __all__ = [
     "Definition",
     "DefinitionTree",
     "ExplorerError",
+    "FeatureExplorer",
     "LogitLens",
     "PartialResultWarning",
     "Subject",

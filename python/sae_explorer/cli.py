@@ -19,14 +19,12 @@ from sae_explorer.analyses import ANALYSES
 from sae_explorer.errors import ExplorerError, PartialResultWarning
 from sae_explorer.request import Request, from_text, schema
 from sae_explorer.request import options as request_options
+from sae_explorer.results import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sae_explorer.subject import Subject
-
-#: Formats that a result may have: the flag, and the method that gives the text.
-_FORMATS = {"json": "to_json", "csv": "to_csv", "newick": "to_newick", "dot": "to_dot"}
 
 _INTERRUPTED = 130
 
@@ -151,8 +149,8 @@ def _analysis_parser(name: str) -> argparse.ArgumentParser:
         _add_option(options, entry, limits[entry["name"]])
 
     output = parser.add_argument_group("output (to the terminal unless one of these is given)")
-    for flag, method in _FORMATS.items():
-        if hasattr(result, method):
+    for flag, form in FORMATS.items():
+        if hasattr(result, form.method):
             text = f"write {flag.upper()}; - for stdout"
             output.add_argument(f"--{flag}", metavar="PATH", help=text)
     return parser
@@ -204,7 +202,7 @@ def _demo(given: argparse.Namespace) -> int:
 
 def _analyse(name: str, given: argparse.Namespace) -> int:
     request_class, _result, run = ANALYSES[name].load()
-    paths = {flag: path for flag in _FORMATS if (path := getattr(given, flag, None)) is not None}
+    paths = {flag: path for flag in FORMATS if (path := getattr(given, flag, None)) is not None}
     request = _request(request_class, given)
     _check_paths(paths)
     # Whatever the libraries print while they load is no part of the output.
@@ -212,7 +210,7 @@ def _analyse(name: str, given: argparse.Namespace) -> int:
         subject = _subject(given)
     result, status = _with_progress(run, subject, request)
     for flag, path in paths.items():
-        _write(getattr(result, _FORMATS[flag]), path)
+        _write(getattr(result, FORMATS[flag].method), path)
     if not paths:
         _show(result)
     return status

@@ -15,7 +15,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from sae_explorer.errors import ExplorerError, did_you_mean
 
@@ -92,6 +92,9 @@ def option(default: Any, help: str, **details: Any) -> Any:  # noqa: A002 - the 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Base of all requests. A subclass is a frozen dataclass whose fields are made by `option`."""
+
+    #: What the options that a class declares are about: the heading of their controls.
+    group: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         kinds = _field_types(type(self))
@@ -170,7 +173,7 @@ def schema(request: type[Request]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        One entry an option: ``name``, ``kind`` (``"int"``, ``"float"``, ``"bool"``, ``"str"`` or
+        One entry an option: ``name``, ``group`` (that of the class which declares it), ``kind`` (``"int"``, ``"float"``, ``"bool"``, ``"str"`` or
         ``"floats"``), ``optional``, ``default`` and the fields of :class:`Option`.
     """
     kinds = _field_types(request)
@@ -184,6 +187,7 @@ def schema(request: type[Request]) -> list[dict[str, Any]]:
         entries.append(
             {
                 "name": name,
+                "group": _declaring(request, name).group,
                 "kind": kind,
                 "optional": types.NoneType in accepted,
                 "default": list(default) if isinstance(default, tuple) else default,
@@ -191,6 +195,11 @@ def schema(request: type[Request]) -> list[dict[str, Any]]:
             }
         )
     return entries
+
+
+def _declaring(request: type[Request], name: str) -> type[Request]:
+    """Return the class in which an option is declared."""
+    return next(base for base in reversed(request.__mro__) if name in vars(base))
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -21,6 +21,36 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from sae_explorer.subject import Subject
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format that results may have.
+
+    Parameters
+    ----------
+    method
+        Method of a result that gives the text, and writes it to a path.
+    suffix
+        Suffix of its files, without the dot.
+    mime
+        Media type.
+    """
+
+    method: str
+    suffix: str
+    mime: str
+
+
+#: The formats by name. A result has those whose method it has.
+FORMATS = {
+    "json": Format("to_json", "json", "application/json"),
+    "csv": Format("to_csv", "csv", "text/csv"),
+    "newick": Format("to_newick", "nwk", "text/plain"),
+    "dot": Format("to_dot", "dot", "text/vnd.graphviz"),
+}
+
 #: Packages whose version can change a number.
 _VERSIONED = ("sae-explorer", "torch", "transformers", "sae-lens", "numpy")
 
@@ -112,6 +142,21 @@ class Result:
         document["hash"] = hashlib.sha256(_canonical(document).encode()).hexdigest()
         return self._written(_canonical(document), path)
 
+    def payload(self, subject: Subject | None = None) -> dict[str, Any]:
+        """Return what a view needs to draw the result: JSON values, and columns of numbers as bytes.
+
+        Parameters
+        ----------
+        subject
+            The live subject, for results whose view can do more with it.
+        """
+        del subject
+        return {
+            "label": self.request.label,
+            "request": self.request.to_dict(),
+            "provenance": asdict(self.provenance),
+        }
+
     def to_frame(self) -> pd.DataFrame:
         """Return the result as a table."""
         raise NotImplementedError
@@ -190,8 +235,19 @@ def column(values: np.ndarray[Any, Any]) -> list[Any]:
     return values.tolist()  # type: ignore[no-any-return]
 
 
+def packed(values: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Return an array as a payload has it: numpy's name of the dtype, and the bytes."""
+    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return {"dtype": little.dtype.str, "data": little.tobytes()}
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` as UTF-8: beside the target first, then renamed, so never half a file.
+    """Write ``text`` as UTF-8; see :func:`write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file: beside the target first, then renamed, so never half a file.
 
     Raises
     ------
@@ -203,12 +259,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     try:
         if target.exists() and not target.is_file() and not target.is_dir():
             # A pipe or a device, such as /dev/stdout, must not be replaced by a file.
-            target.write_text(text, encoding="utf-8", newline="")
+            target.write_bytes(content)
             return
         target = target.resolve()  # behind a link: the link itself stays
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
         # mkstemp makes private files; a result is as readable as any file the user creates.
         umask = os.umask(0)
         os.umask(umask)

@@ -81,6 +81,11 @@ class StudiedSAE:
         return sites.layer_of(self.hook_name)
 
     @property
+    def neuronpedia_id(self) -> str | None:
+        """The SAE's id at Neuronpedia, such as ``"gemma-2b/12-res-jb"``; None if it has none."""
+        return self.sae.cfg.metadata.neuronpedia_id or None
+
+    @property
     def width(self) -> int:
         """Number of features (latents)."""
         return int(self.sae.cfg.d_sae)
@@ -375,22 +380,23 @@ class Subject:
 
         A token that is only part of a character is written as its bytes, such as ``<0xE2>``.
         """
-        if not len(token_ids):
-            return []
-        # Decoders drop a leading space at the start of a text, so each token follows an anchor.
-        anchor = self._anchor
-        lead = self._decode([anchor])
-        pairs = [[anchor, int(i)] for i in token_ids]
-        decoded = self.tokenizer.batch_decode(
-            pairs, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        texts = []
-        for token_id, text in zip(token_ids, decoded, strict=True):
-            piece = text.removeprefix(lead)
-            if not piece or "\ufffd" in piece:
-                piece = str(self.tokenizer.convert_ids_to_tokens(int(token_id)) or "")
-            texts.append(piece)
-        return texts
+        known = self._known_texts
+        new = [i for i in dict.fromkeys(map(int, token_ids)) if i not in known]
+        if new:
+            # Decoders drop a leading space at the start of a text, so each token follows an anchor.
+            anchor = self._anchor
+            lead = self._decode([anchor])
+            decoded = self.tokenizer.batch_decode(
+                [[anchor, token_id] for token_id in new],
+                skip_special_tokens=False,
+                clean_up_tokenization_spaces=False,
+            )
+            for token_id, text in zip(new, decoded, strict=True):
+                piece = text.removeprefix(lead)
+                if not piece or "\ufffd" in piece:
+                    piece = str(self.tokenizer.convert_ids_to_tokens(token_id) or "")
+                known[token_id] = piece
+        return [known[int(token_id)] for token_id in token_ids]
 
     def continuation_text(self, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:
         """Return the text that a continuation adds after a prompt."""
@@ -434,6 +440,11 @@ class Subject:
     def _vocabulary(self) -> dict[str, int]:
         # The tokenizer builds this anew on every call, which takes 0.1 s for 256,000 entries.
         return dict(self.tokenizer.get_vocab())
+
+    @cached_property
+    def _known_texts(self) -> dict[int, str]:
+        """Texts of the tokens met so far: a growing tree asks for the same ones again and again."""
+        return {}
 
     @cached_property
     def _anchor(self) -> int:

@@ -23,12 +23,16 @@ class Analysis:
         Names of its request class and of its result class.
     summary
         What it answers, in one line.
+    own
+        Options that mean something of their own here, though others have some of the same name: the
+        widget leaves them at their defaults.
     """
 
     module: str
     request: str
     result: str
     summary: str
+    own: tuple[str, ...] = ()
 
     def load(self) -> tuple[type[Any], type[Any], Any]:
         """Import the analysis; return its request class, its result class and its ``run``."""
@@ -44,6 +48,10 @@ ANALYSES = {
         "tokens", "TokenRequest", "TokenRanking", "rank the tokens nearest a feature"
     ),
     "lens": Analysis(
-        "logit_lens", "LogitLensRequest", "LogitLens", "list the tokens a feature raises and lowers"
+        "logit_lens",
+        "LogitLensRequest",
+        "LogitLens",
+        "list the tokens a feature raises and lowers",
+        own=("weights", "limit"),
     ),
 }

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from sae_explorer.analyses import tree_formats
+from sae_explorer.analyses import tree_drawing, tree_formats
 from sae_explorer.errors import ExplorerError
-from sae_explorer.results import Provenance, Result, column
+from sae_explorer.results import Provenance, Result, column, packed, write_bytes
 from sae_explorer.text import join_tokens
 
 if TYPE_CHECKING:
@@ -177,8 +177,9 @@ class DefinitionTree(Result):
         ``cut_probability`` over the nodes with children in the tree, and over the root. What comes
         after a tip is left open; :meth:`coverage` counts token by token instead.
         """
-        tips = np.array([not rows for rows in self.children])
+        tips = np.ones(len(self), dtype=bool)
         tips[0] = False
+        tips[self.parent[1:]] = False
         return float(self.cumulative_probability[tips].sum())
 
     def coverage(self) -> pd.DataFrame:
@@ -207,6 +208,11 @@ class DefinitionTree(Result):
             cut = self.cut_probability[before & ~ended].sum()
             rows.append((depth, kept, cut, unknown))
         return pd.DataFrame(rows, columns=["depth", "kept", "cut", "open"])
+
+    @property
+    def closing(self) -> str:
+        """What closes the quotation that the prompt leaves open; empty if none is open."""
+        return _CLOSING.get(self.request.prompt.rstrip()[-1:], "")
 
     def _behind(self, ends: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which nodes have one of the nodes marked in ``ends`` among their ancestors."""
@@ -243,7 +249,7 @@ class DefinitionTree(Result):
         limit
             How many; None for all.
         """
-        closing = _CLOSING.get(self.request.prompt.rstrip()[-1:], "")
+        closing = self.closing
         ends = np.array([self._ends(token_id, closing) for token_id in self.token_id.tolist()])
         behind = self._behind(ends)
         found = []
@@ -315,7 +321,7 @@ class DefinitionTree(Result):
         from sae_explorer.model.decoding import open_decoder
 
         live = self._live(subject)
-        closing = _CLOSING.get(self.request.prompt.rstrip()[-1:], "\n") if stop is None else stop
+        closing = (self.closing or "\n") if stop is None else stop
         if not closing:
             raise ExplorerError("stop is empty; give the text before which the answer ends.")
         path: list[int] = []
@@ -390,6 +396,42 @@ class DefinitionTree(Result):
         """Return the tree in Graphviz' DOT language, left to right, lines as wide as in the view."""
         return self._written(tree_formats.dot(self), path)
 
+    def to_svg(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        limit: int | None = tree_drawing.DEFAULT_LIMIT,
+    ) -> str:
+        """Return a drawing of the tree, left to right, as SVG, and write it to ``path`` if given.
+
+        Parameters
+        ----------
+        path
+            Where to write it.
+        limit
+            How many nodes to draw, the most probable; None for all.
+        """
+        return self._written(tree_drawing.svg(self, limit), path)
+
+    def to_png(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        limit: int | None = tree_drawing.DEFAULT_LIMIT,
+        dpi: float = tree_drawing.DEFAULT_DPI,
+    ) -> bytes:
+        """Return the drawing of :meth:`to_svg` as PNG, and write it to ``path`` if one is given.
+
+        Parameters
+        ----------
+        path, limit
+            As in :meth:`to_svg`.
+        dpi
+            Dots per inch; a label is an eighth of an inch high.
+        """
+        drawn = tree_drawing.png(self, limit, dpi)
+        if path is not None:
+            write_bytes(path, drawn)
+        return drawn
+
     def to_networkx(self) -> nx.DiGraph[int]:
         """Return a directed graph: nodes are rows, with the columns as their attributes."""
         return tree_formats.networkx_graph(self)
@@ -401,6 +443,46 @@ class DefinitionTree(Result):
             row = stack.pop()
             yield row, int(self.depth[row])
             stack.extend(reversed(self.children[row]))
+
+    def payload(
+        self, subject: Subject | None = None, *, first: int = 0, stop: int | None = None
+    ) -> dict[str, Any]:
+        """Return rows of the tree as columns; see :meth:`Result.payload`.
+
+        Parameters
+        ----------
+        subject
+            Not needed.
+        first, stop
+            The rows to return. Tokens are numbered in the order in which rows bring them up, so
+            that rows which are sent later go on from those before.
+        """
+        rows = slice(first, stop)
+        ids, begins, entries = np.unique(
+            self.token_id[:stop], return_index=True, return_inverse=True
+        )
+        order = np.argsort(begins)
+        number = np.empty(len(order), np.int32)
+        number[order] = np.arange(len(order), dtype=np.int32)
+        first_token = int(np.count_nonzero(begins < first))
+        new = ids[order[first_token:]].astype(np.int32)
+        numbers = number[entries][rows].astype(np.uint16 if len(ids) <= 2**16 else np.int32)
+        return {
+            **super().payload(subject),
+            "status": self.status,
+            "prompt": self.request.prompt,
+            "end_ids": list(self.end_ids),
+            "closing": self.closing,
+            "covered": self.covered_probability,
+            "first": first,
+            "parent": packed(self.parent[rows]),
+            "token": packed(numbers),
+            "probability": packed(self.probability[rows].astype(np.float32)),
+            "expanded": packed(self.expanded[rows].astype(np.uint8)),
+            "first_token": first_token,
+            "token_id": packed(new),
+            "text": [self.texts.get(i, "") for i in new.tolist()],
+        }
 
     def _body(self) -> dict[str, Any]:
         return {

@@ -18,7 +18,7 @@ from sae_explorer.errors import ExplorerError
 from sae_explorer.model import sites
 from sae_explorer.model.geometry import products
 from sae_explorer.request import Request, option, takes
-from sae_explorer.results import Provenance, Result, column
+from sae_explorer.results import Provenance, Result, column, packed
 from sae_explorer.text import visible_token
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ SIDES = ("top", "bottom")
 @dataclass(frozen=True, kw_only=True)
 class LogitLensRequest(Request):
     """Which direction to read, and how many tokens of each end."""
+
+    group: ClassVar[str] = "lens"
 
     feature: int | None = option(None, "Index of the SAE feature (latent).", minimum=0)
     vector: tuple[float, ...] | None = option(
@@ -149,6 +151,18 @@ class LogitLens(Result):
                 "logit": self.logit,
             }
         )
+
+    def payload(self, subject: Subject | None = None) -> dict[str, Any]:
+        """Return the blocks as columns; see :meth:`Result.payload`."""
+        return {
+            **super().payload(subject),
+            "lens": self.lens,
+            "side": self.side,
+            "rank": packed(self.rank),
+            "token_id": packed(self.token_id),
+            "logit": packed(self.logit),
+            "text": self.token,
+        }
 
     def _body(self) -> dict[str, Any]:
         return {

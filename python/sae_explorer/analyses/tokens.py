@@ -20,8 +20,8 @@ import regex
 
 from sae_explorer.errors import ExplorerError
 from sae_explorer.model.ghost import DirectionRequest, ghost_mixture
-from sae_explorer.request import option, takes
-from sae_explorer.results import Provenance, Result, column
+from sae_explorer.request import option, options, takes
+from sae_explorer.results import Provenance, Result, column, packed
 from sae_explorer.text import visible_token
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ SCRIPTS = (
 
 #: How long one token may take a user's pattern; a pattern that backtracks for ever is refused.
 _PATTERN_SECONDS = 1.0
+#: Share of a range of exponents below which it is not halved any more.
+_NARROW = 1 / 32
 #: Selections of the vocabulary that are kept, so that a slider need not make them again.
 _KEPT_SELECTIONS = 8
 
@@ -72,6 +74,8 @@ _KEPT_SELECTIONS = 8
 @dataclass(frozen=True, kw_only=True)
 class TokenRequest(DirectionRequest):
     """Which tokens to rank, near which vector."""
+
+    group: ClassVar[str] = "tokens"
 
     exponent: float = option(
         1.4,
@@ -206,6 +210,35 @@ class TokenRanking(Result):
             }
         )
 
+    def payload(self, subject: Subject | None = None) -> dict[str, Any]:
+        """Return the ranking as columns; see :meth:`Result.payload`.
+
+        With a live subject it holds every token that ranks within the limit at some exponent of the
+        slider's range, so that a view can rank them anew while the slider moves.
+        """
+        exponents = (self.request.exponent, self.request.exponent)
+        ids, cosine, centroid_cosine = self.token_id, self.cosine, self.centroid_cosine
+        texts = self.token
+        if subject is not None:
+            low, high = options(TokenRequest)["exponent"].slider or exponents
+            exponents = (min(low, exponents[0]), max(high, exponents[1]))
+            near = _candidates(subject, self.request)
+            places = _across(near, self.request.limit, *exponents)
+            ids = near.ids[places].astype(np.int32)
+            cosine, centroid_cosine = near.cosine[places], near.centroid_cosine[places]
+            texts = subject.token_texts(ids.tolist())
+        return {
+            **super().payload(subject),
+            "exponent": self.request.exponent,
+            "limit": self.request.limit,
+            "candidates": self.candidates,
+            "token_id": packed(ids),
+            "cosine": packed(cosine),
+            "centroid_cosine": packed(centroid_cosine),
+            "text": texts,
+            "exponents": list(exponents),
+        }
+
     def _body(self) -> dict[str, Any]:
         return {
             "candidates": self.candidates,
@@ -269,6 +302,43 @@ def run(
 ) -> TokenRanking:
     """Answer one request; see :func:`rank_tokens`."""
     del progress, cancel  # one short step: nothing to report or to stop
+    near = _candidates(subject, request)
+    ratio = near.distance**request.exponent / near.centroid_distance
+    best = _smallest(ratio, request.limit)
+    return TokenRanking(
+        request=request,
+        provenance=subject.provenance(with_sae=request.feature is not None),
+        candidates=len(near.ids),
+        left_out=near.left_out,
+        token_id=near.ids[best].astype(np.int32),
+        token=subject.token_texts(near.ids[best].tolist()),
+        ratio=ratio[best],
+        cosine=near.cosine[best],
+        centroid_cosine=near.centroid_cosine[best],
+    )
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """The tokens that pass a request's filters and have a direction, in order of token id."""
+
+    ids: NDArray[np.intp]
+    cosine: NDArray[np.float64]
+    centroid_cosine: NDArray[np.float64]
+    left_out: int
+
+    @property
+    def distance(self) -> NDArray[np.float64]:
+        """The numerator of the ratio, without its exponent."""
+        return 1 - self.cosine
+
+    @property
+    def centroid_distance(self) -> NDArray[np.float64]:
+        """The denominator of the ratio."""
+        return np.maximum(1 - self.centroid_cosine, _SMALLEST)
+
+
+def _candidates(subject: Subject, request: TokenRequest) -> _Candidates:
     geometry = subject.geometry
     if request.scale is None:
         # The default scale needs a pass over the matrix of its own. Asked for before it, the
@@ -299,20 +369,37 @@ def run(
         centroid_cosine = (centroid_dots / (centroid_length * norms)).clip(-1, 1)
     else:
         centroid_cosine = np.zeros_like(cosine)
-    ratio = (1 - cosine) ** request.exponent / np.maximum(1 - centroid_cosine, _SMALLEST)
+    left_out = int(np.count_nonzero(~directed))
+    return _Candidates(ids, cosine, centroid_cosine, left_out)
 
-    best = _smallest(ratio, request.limit)
-    return TokenRanking(
-        request=request,
-        provenance=subject.provenance(with_sae=request.feature is not None),
-        candidates=len(ids),
-        left_out=int(np.count_nonzero(~directed)),
-        token_id=ids[best].astype(np.int32),
-        token=subject.token_texts(ids[best].tolist()),
-        ratio=ratio[best],
-        cosine=cosine[best],
-        centroid_cosine=centroid_cosine[best],
-    )
+
+def _across(near: _Candidates, limit: int, low: float, high: float) -> NDArray[np.intp]:
+    """Return the places of all candidates that rank within ``limit`` at some exponent in a range.
+
+    What is returned holds some more. The logarithm of the ratio is linear in the exponent, so a
+    token that is farther than another at both ends of a range is so all through it; one that is
+    farther than ``limit`` others never ranks. The range is halved until these bounds are tight.
+    """
+    with np.errstate(divide="ignore"):
+        distance, centroid = np.log(near.distance), np.log(near.centroid_distance)
+    ranked = np.zeros(len(near.ids), dtype=bool)
+    ranges = [(low, high, np.arange(len(near.ids)))]
+    while ranges:
+        begin, end, places = ranges.pop()
+        if len(places) > limit:
+            at_begin, at_end, middle = (
+                exponent * distance[places] - centroid[places]
+                for exponent in (begin, end, (begin + end) / 2)
+            )
+            front = _smallest(middle, limit)
+            behind = (at_begin > at_begin[front].max()) & (at_end > at_end[front].max())
+            places = places[~behind]
+        if len(places) <= 2 * limit or end - begin < _NARROW * (high - low):
+            ranked[places] = True
+        else:
+            half = (begin + end) / 2
+            ranges += [(begin, half, places), (half, end, places)]
+    return np.flatnonzero(ranked)
 
 
 def _length(vector: NDArray[np.float32]) -> float:

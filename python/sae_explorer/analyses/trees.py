@@ -13,7 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -43,9 +43,17 @@ if TYPE_CHECKING:
 _PROMPTS_AT_ONCE = 16
 
 
+TOO_LITTLE_MEMORY = (
+    "The device has too little memory for even the prompt. Load the model in a smaller dtype, free "
+    "other models, or use device='cpu'."
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TreeRequest(DirectionRequest):
     """The question whose answer is a :class:`DefinitionTree`."""
+
+    group: ClassVar[str] = "tree"
 
     prompt: str = option(
         'A typical definition of "{ghost}" would be "',
@@ -238,10 +246,7 @@ def run_many(
     except (KeyboardInterrupt, torch.OutOfMemoryError) as stopped:
         memory = isinstance(stopped, torch.OutOfMemoryError)
         if memory and grower.progress().nodes <= len(requests):
-            raise ExplorerError(
-                "The device has too little memory for even the prompt. Load the model in a smaller "
-                "dtype, free other models, or use device='cpu'."
-            ) from stopped
+            raise ExplorerError(TOO_LITTLE_MEMORY) from stopped
         why = "Out of memory" if memory else "Interrupted"
         warnings.warn(
             f"{why}: the result is partial, with {grower.progress().nodes:,} nodes.",
@@ -249,6 +254,18 @@ def run_many(
             stacklevel=3,
         )
     return grower.trees()
+
+
+def check(subject: Subject, request: TreeRequest) -> None:
+    """Raise the error that :func:`run` would begin with, computing next to nothing.
+
+    Raises
+    ------
+    ExplorerError
+        As :func:`grow_tree` does.
+    """
+    # The components may have to be computed first, and nothing about them can be wrong.
+    _Growth.planned(subject, replace(request, pca=()))
 
 
 class TreeGrower:
@@ -271,11 +288,6 @@ class TreeGrower:
         first = requests[0]
         if any((r.top_k, r.max_depth) != (first.top_k, first.max_depth) for r in requests):
             raise ExplorerError("Trees grown together need the same top_k and max_depth.")
-        if first.top_k > subject.vocabulary_size:
-            raise ExplorerError(
-                f"top_k is {first.top_k:,}; the vocabulary has only "
-                f"{subject.vocabulary_size:,} entries."
-            )
         self._subject = subject
         self._keep = keep
         self._trees = [_Growth.planned(subject, request) for request in requests]
@@ -412,6 +424,11 @@ class _Growth:
     @classmethod
     def planned(cls, subject: Subject, request: TreeRequest) -> _Growth:
         """Check the request against the subject and prepare its prompt."""
+        if request.top_k > subject.vocabulary_size:
+            raise ExplorerError(
+                f"top_k is {request.top_k:,}; the vocabulary has only "
+                f"{subject.vocabulary_size:,} entries."
+            )
         vector = ghost_vector(subject, request)
         ghost_token = request.ghost_token or subject.default_ghost_token
         ids = subject.encode_prompt(request.prompt, ghost_token)

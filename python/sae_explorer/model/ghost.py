@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ Vector: TypeAlias = NDArray[np.float32]
 @dataclass(frozen=True, kw_only=True)
 class DirectionRequest(Request):
     """Which vector stands in for the embedding of the made-up word."""
+
+    group: ClassVar[str] = "vector"
 
     feature: int | None = option(None, "Index of the SAE feature (latent).", minimum=0)
     vector: tuple[float, ...] | None = option(

@@ -1,0 +1,31 @@
+// LOCAL to one view: what this reader looks at. Nothing of it is sent to the kernel.
+import { type Signal, signal } from "@preact/signals";
+
+export interface Local {
+  /** Which drawing of the tree is shown. */
+  drawing: Signal<"outline" | "diagram">;
+  /** Row of the tree that is selected; -1: none. Rows keep their numbers while a tree grows. */
+  selected: Signal<number>;
+  /** Nodes at least this probable (P) are open; null chooses so that a screen is filled. */
+  openAbove: Signal<number | null>;
+  /** Nodes opened (true) or folded (false) by hand, by row. */
+  toggled: Signal<ReadonlyMap<number, boolean>>;
+  /** Nodes less probable (P) than this are hidden (row B11). */
+  trim: Signal<number>;
+  /** Hide tokens that are empty or bare closing quotes (row B10). */
+  quiet: Signal<boolean>;
+  /** What is searched for in the tree. */
+  query: Signal<string>;
+}
+
+export function local(): Local {
+  return {
+    drawing: signal<"outline" | "diagram">("outline"),
+    selected: signal(-1),
+    openAbove: signal<number | null>(null),
+    toggled: signal<ReadonlyMap<number, boolean>>(new Map()),
+    trim: signal(0),
+    quiet: signal(false),
+    query: signal(""),
+  };
+}

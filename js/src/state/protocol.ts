@@ -1,0 +1,165 @@
+// What Python and the browser say to each other: the twin of widget/protocol.py.
+//
+// The kernel alone writes the synced traits. The browser sends messages, each with a number of its
+// own (`rid`) that comes back in the reply. Rows of a growing result come in `append` messages that
+// say at which row they begin; whoever misses some asks for them with `since`.
+
+/** A column of numbers as it travels: numpy's name of the dtype, and its bytes. */
+export interface Column {
+  dtype: "<i4" | "<u2" | "<f4" | "<f8" | "|u1";
+  data: DataView;
+}
+
+export type Value = null | boolean | number | string | number[];
+export type Values = Record<string, Value>;
+
+/** One option of a request, with what a control needs to know of it. */
+export interface Control {
+  name: string;
+  /** Request class that declares it, as a heading: "vector", "tree", "tokens". */
+  group: string;
+  kind: "int" | "float" | "bool" | "str" | "floats";
+  optional: boolean;
+  default: Value;
+  help: string;
+  unit: string;
+  minimum: number | null;
+  maximum: number | null;
+  above: number | null;
+  slider: [number, number] | null;
+  log: boolean;
+  choices: string[];
+}
+
+/** The model and the SAE; null while they are being loaded. */
+export interface SubjectInfo {
+  model: string;
+  /** Empty where the subject has no SAE. */
+  sae: string;
+  release: string;
+  hook_name: string;
+  layer: number | null;
+  /** Number of features, 0 without an SAE. */
+  width: number;
+  d_model: number;
+  vocabulary_size: number;
+  device: string;
+  dtype: string;
+  /** Address of the SAE's features at Neuronpedia, to which the index is added; null: not there. */
+  neuronpedia: string | null;
+  /** Features to look at first. */
+  featured: { feature: number; label: string }[];
+  /** What an option of None means for this subject, such as the default scale. */
+  effective: Values;
+}
+
+export type State = "loading" | "growing" | "done" | "partial" | "error";
+
+export interface Status {
+  state: State;
+  /** What is going on, or went on, in a few words. */
+  text: string;
+  /** 0 to 1; null where it is not known how far it is. */
+  progress: number | null;
+  /** Number of the run that the figures belong to; appended rows carry the same. */
+  run: number;
+  nodes: number;
+  /** Probability of the answers that begin with a path to a tip of the tree (row N5). */
+  covered: number;
+  /** Cumulative probability above which the tree is complete. */
+  threshold: number;
+  /** Seconds of growth. */
+  seconds: number;
+  /** Whether a partial tree can be grown on. */
+  resumable: boolean;
+  /** In plain words, with what to do; null when all is well. */
+  error: string | null;
+}
+
+export interface Provenance {
+  model: Record<string, Value>;
+  sae: Record<string, Value>;
+  versions: Record<string, string>;
+}
+
+/** What the payloads of all results have. */
+export interface Payload {
+  /** What the result is about, such as "feature 302". */
+  label: string;
+  request: Values;
+  provenance: Provenance;
+}
+
+/** Rows of a tree from `first` on. Rows are most probable first, a parent before its children. */
+export interface TreeRows {
+  run: number;
+  first: number;
+  /** int32, -1 for the root, which is row 0. */
+  parent: Column;
+  /** Index into the list of distinct tokens. */
+  token: Column;
+  /** Probability of the token after its parent, float32. */
+  probability: Column;
+  /** 1 where the node was run; a tip that was not may go on. */
+  expanded: Column;
+  /** Distinct tokens that appear for the first time in these rows: where they begin, … */
+  first_token: number;
+  /** … their ids, … */
+  token_id: Column;
+  /** … and their texts, a leading space included. Entry 0 is the root: id -1, text "". */
+  text: string[];
+}
+
+export interface TreePayload extends Payload, TreeRows {
+  status: "complete" | "budget" | "partial";
+  /** The prompt, with {ghost} where the vector stands. */
+  prompt: string;
+  /** Ids of the tokens that end a text. */
+  end_ids: number[];
+  /** What closes the quotation that the prompt leaves open; empty if none is open. */
+  closing: string;
+  covered: number;
+}
+
+export interface TokensPayload extends Payload {
+  exponent: number;
+  limit: number;
+  /** How many tokens passed the filters. */
+  candidates: number;
+  /** Every token that is among the first `limit` at some exponent of the slider's range, so that
+   * the slider ranks them anew without asking: float64 cosines, int32 ids. */
+  token_id: Column;
+  cosine: Column;
+  centroid_cosine: Column;
+  text: string[];
+  /** Range of exponents for which the list above is enough. */
+  exponents: [number, number];
+}
+
+export interface LensPayload extends Payload {
+  /** Four blocks in one list: top and bottom of "normalised", then of "raw". */
+  lens: ("normalised" | "raw")[];
+  side: ("top" | "bottom")[];
+  rank: Column;
+  token_id: Column;
+  logit: Column;
+  text: string[];
+}
+
+/** Messages to the kernel. */
+export type Ask =
+  | { type: "hello" }
+  | { type: "set"; values: Values }
+  | { type: "reset" }
+  | { type: "run" }
+  | { type: "resume" }
+  | { type: "cancel" }
+  | { type: "since"; panel: string; run: number; first: number }
+  | { type: "export"; file: string };
+
+/** Messages from the kernel, their buffers put back in place. */
+export type Tell =
+  | { type: "reply"; rid: string; ok: true; file?: { name: string; mime: string; data: DataView } }
+  | { type: "reply"; rid: string; ok: false; error: string }
+  | { type: "status"; status: Status }
+  | { type: "append"; panel: "tree"; status: Status; rows: TreePayload };

@@ -1,0 +1,217 @@
+// SHARED with Python: what the kernel says, as signals. Panels read these and write none of them;
+// they ask the kernel to change something, and it answers.
+import { batch, type ReadonlySignal, type Signal, signal } from "@preact/signals";
+import { restore } from "./buffers.ts";
+import type {
+  Ask,
+  Control,
+  LensPayload,
+  Status,
+  SubjectInfo,
+  Tell,
+  TokensPayload,
+  TreePayload,
+  Values,
+} from "./protocol.ts";
+import { TreeData } from "./tree.ts";
+
+/** The part of anywidget's model that is used; the host of an exported page has the same. */
+export interface Model {
+  get(name: string): unknown;
+  on(event: string, listener: (...args: never[]) => void): void;
+  off(event: string, listener: (...args: never[]) => void): void;
+  send(content: unknown): void;
+}
+
+export interface File {
+  name: string;
+  mime: string;
+  data: Uint8Array;
+}
+
+/** Whether there is a kernel to ask: a saved copy has none, a lost one no longer answers. */
+export type Contact = "live" | "lost" | "saved";
+
+export interface Synced {
+  subject: ReadonlySignal<SubjectInfo | null>;
+  controls: ReadonlySignal<Control[]>;
+  values: ReadonlySignal<Values>;
+  status: ReadonlySignal<Status>;
+  tree: ReadonlySignal<TreeData | null>;
+  tokens: ReadonlySignal<TokensPayload | null>;
+  lens: ReadonlySignal<LensPayload | null>;
+  contact: ReadonlySignal<Contact>;
+  /** What the last change was refused for; null when it was taken. */
+  refusal: Signal<string | null>;
+  /** Ask the kernel; rejects with its words when it refuses. */
+  ask(message: Ask): Promise<File | null>;
+  /** Ask for new values of options; a refusal shows in `refusal`. */
+  set(values: Values): void;
+  /** Names of the files that can be exported, such as "tree.json". */
+  files: ReadonlySignal<string[]>;
+  /** End everything: listeners, timers, questions. */
+  close(): void;
+}
+
+const NO_STATUS: Status = {
+  state: "loading",
+  text: "starting",
+  progress: null,
+  run: 0,
+  nodes: 0,
+  covered: 0,
+  threshold: 1,
+  seconds: 0,
+  resumable: false,
+  error: null,
+};
+
+/** How long a kernel may take to answer before it counts as lost, in milliseconds. */
+const PATIENCE = 10_000;
+
+interface Question {
+  resolve(file: File | null): void;
+  reject(error: Error): void;
+  timer: ReturnType<typeof setTimeout>;
+}
+
+export function connect(model: Model): Synced {
+  const view = Math.random().toString(36).slice(2);
+  const questions = new Map<string, Question>();
+  const stops: (() => void)[] = [];
+  let asked = 0;
+
+  /** A signal that follows a trait. */
+  function trait<T>(name: string, otherwise: T): Signal<T> {
+    const read = () => (model.get(name) as T | undefined | null) ?? otherwise;
+    const own = signal<T>(read());
+    const follow = () => {
+      own.value = read();
+    };
+    model.on(`change:${name}`, follow);
+    stops.push(() => model.off(`change:${name}`, follow));
+    return own;
+  }
+
+  const subject = trait<SubjectInfo | null>("_subject", null);
+  const controls = trait<Control[]>("_controls", []);
+  const values = trait<Values>("_values", {});
+  const status = trait<Status>("_status", NO_STATUS);
+  const files = trait<string[]>("_files", []);
+  const tokens = trait<TokensPayload | null>("_tokens", null);
+  const lens = trait<LensPayload | null>("_lens", null);
+  const contact = signal<Contact>(model.get("_saved") ? "saved" : "live");
+  const refusal = signal<string | null>(null);
+
+  const saved = model.get("_tree") as TreePayload | null | undefined;
+  const tree = signal<TreeData | null>(saved?.parent ? TreeData.from(saved) : null);
+
+  const wholeTree = () => {
+    const whole = model.get("_tree") as TreePayload | null | undefined;
+    if (!whole?.parent) tree.value = null;
+    else tree.value = tree.value?.finished(whole) ?? TreeData.from(whole);
+  };
+  model.on("change:_tree", wholeTree);
+  stops.push(() => model.off("change:_tree", wholeTree));
+
+  function append(rows: TreePayload): void {
+    const known = tree.value?.run === rows.run ? tree.value : null;
+    const count = known?.count ?? 0;
+    if (rows.first > count) {
+      // Some rows were lost on the way.
+      void ask({ type: "since", panel: "tree", run: rows.run, first: count }).catch(() => {});
+    } else {
+      tree.value = known ? known.append(rows) : TreeData.from(rows);
+    }
+  }
+
+  function hear(content: Tell & { buffers?: (string | number)[][] }, sent?: DataView[]): void {
+    contact.value = "live";
+    restore(content, content.buffers ?? [], sent ?? []);
+    if (content.type === "status") {
+      status.value = content.status;
+    } else if (content.type === "append") {
+      batch(() => {
+        status.value = content.status;
+        append(content.rows);
+      });
+    } else if (content.type === "reply") {
+      const question = questions.get(content.rid);
+      if (!question) return; // another view's
+      questions.delete(content.rid);
+      clearTimeout(question.timer);
+      if (!content.ok) question.reject(new Error(content.error));
+      else question.resolve(content.file ? fileOf(content.file) : null);
+    }
+  }
+  const listener = hear as (...args: never[]) => void;
+  model.on("msg:custom", listener);
+  stops.push(() => model.off("msg:custom", listener));
+
+  function ask(message: Ask): Promise<File | null> {
+    if (contact.value === "saved") return askCopy(model, message);
+    asked += 1;
+    const rid = `${view}-${asked}`;
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        // The question stands: a busy kernel answers late, and is then heard.
+        if (contact.value === "live") contact.value = "lost";
+      }, PATIENCE);
+      questions.set(rid, { resolve, reject, timer });
+      model.send({ ...message, rid });
+    });
+  }
+
+  function set(changed: Values): void {
+    refusal.value = null;
+    ask({ type: "set", values: changed }).catch((error: Error) => {
+      refusal.value = error.message;
+      // The controls go back to what holds.
+      values.value = { ...values.value };
+    });
+  }
+
+  if (contact.value === "live") ask({ type: "hello" }).catch(() => {});
+
+  return {
+    subject,
+    controls,
+    values,
+    status,
+    tree,
+    tokens,
+    lens,
+    contact,
+    refusal,
+    files,
+    ask,
+    set,
+    close() {
+      for (const stop of stops) stop();
+      for (const question of questions.values()) clearTimeout(question.timer);
+      questions.clear();
+    },
+  };
+}
+
+/** Answer from what an exported page carries with it. */
+async function askCopy(model: Model, message: Ask): Promise<File | null> {
+  if (message.type !== "export")
+    throw new Error("This is a saved copy: nothing can be recomputed.");
+  const files = model.get("_attachments") as Record<string, { mime: string; data: DataView }>;
+  const found = files?.[message.file];
+  if (!found) throw new Error(`This copy does not carry ${message.file}.`);
+  const packed = new Blob([bytesOf(found.data)]).stream();
+  const plain = packed.pipeThrough(new DecompressionStream("gzip"));
+  const data = new Uint8Array(await new Response(plain).arrayBuffer());
+  return { name: message.file, mime: found.mime, data };
+}
+
+function fileOf(file: { name: string; mime: string; data: DataView }): File {
+  return { name: file.name, mime: file.mime, data: bytesOf(file.data) };
+}
+
+/** The bytes of a view, copied: a view may begin anywhere in a larger buffer. */
+function bytesOf(view: DataView): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(view.buffer as ArrayBuffer, view.byteOffset, view.byteLength).slice();
+}

@@ -1,0 +1,594 @@
+// Controls for the options of requests. What they offer, say and allow is the schema's; here is
+// only how an option of each kind is shown.
+import { useSignal } from "@preact/signals";
+import type { ComponentChildren } from "preact";
+import { useRef, useState } from "preact/hooks";
+import { useExplorer } from "../state/context.ts";
+import type { Control, Value } from "../state/protocol.ts";
+import { plain } from "./format.ts";
+import { Icon } from "./icon.tsx";
+import { type Choice, same, useOption } from "./option.ts";
+import { Slider, scaleOf } from "./slider.tsx";
+
+const GHOST = "{ghost}";
+/** Options with a control of their own make. */
+const SPECIAL: Record<string, (props: FieldProps) => ComponentChildren> = {
+  weights: Weights,
+  pca: Components,
+  prompt: Prompt,
+};
+
+interface FieldProps {
+  control: Control;
+  choice: Choice;
+  /** What null means for this subject, where that is known. */
+  effective: Value;
+  disabled: boolean;
+  /** Id of the element that describes the option. */
+  help: string;
+}
+
+/** An id for one element: several widgets may live in one page. */
+export function useUnique(): string {
+  return useState(() => `sae-${Math.random().toString(36).slice(2)}`)[0];
+}
+
+/** Name of an option as a label: that of the trait, in words. */
+export function labelOf(name: string): string {
+  const words = name.replaceAll("_", " ");
+  return words === "pca" ? "PCA" : words[0].toUpperCase() + words.slice(1);
+}
+
+/** The controls of the main column: all groups that make the ghost and its tree. */
+export function Controls() {
+  const { synced } = useExplorer();
+  const explained = useSignal(false);
+  const live = synced.contact.value === "live";
+  const reset = () =>
+    synced.ask({ type: "reset" }).catch((error: Error) => {
+      synced.refusal.value = error.message;
+    });
+  return (
+    <div class="sae-controls" data-explained={explained.value || undefined}>
+      <Reason />
+      <ControlGroup group="vector" title="Ghost" />
+      <ControlGroup group="tree" title="Tree" />
+      <div class="sae-controls-foot">
+        <button type="button" disabled={!live} onClick={reset}>
+          Reset to defaults
+        </button>
+        <button
+          type="button"
+          aria-pressed={explained.value}
+          title="Explain every control"
+          onClick={() => {
+            explained.value = !explained.value;
+          }}
+        >
+          <Icon name="info" /> Explain
+        </button>
+      </div>
+    </div>
+  );
+}
+
+/** Why controls do nothing, where they do not. */
+function Reason() {
+  const contact = useExplorer().synced.contact.value;
+  if (contact === "live") return null;
+  return (
+    <p class="sae-reason">
+      {contact === "saved"
+        ? "This is a saved copy. To change something, run the notebook."
+        : "The kernel does not answer. It may be busy or have ended; controls work again once it does."}
+    </p>
+  );
+}
+
+function ControlGroup({ group, title }: { group: string; title: string }) {
+  const controls = useExplorer().synced.controls.value.filter((entry) => entry.group === group);
+  if (!controls.length) return null;
+  return (
+    <fieldset class="sae-group">
+      <legend>{title}</legend>
+      {controls.map((control) => (
+        <Option key={control.name} control={control} />
+      ))}
+    </fieldset>
+  );
+}
+
+/** One option: its label, its control, and a way back to its default. */
+export function Option({ control }: { control: Control }) {
+  const { synced } = useExplorer();
+  const choice = useOption(control.name);
+  const help = useUnique();
+  const disabled = synced.contact.value !== "live";
+  const effective = synced.subject.value?.effective[control.name] ?? null;
+  const Field = SPECIAL[control.name] ?? fieldOf(control);
+  return (
+    <div class="sae-option" data-option={control.name}>
+      <Field {...{ control, choice, effective, disabled, help }} />
+      <p class="sae-help" id={help}>
+        {control.help}
+        {control.unit && ` In ${control.unit}.`}
+      </p>
+    </div>
+  );
+}
+
+function fieldOf(control: Control): (props: FieldProps) => ComponentChildren {
+  if (control.kind === "bool") return control.optional ? Three : Switch;
+  if (control.kind === "str") return control.choices.length ? Words : Text;
+  return control.slider ? Sliding : Plain;
+}
+
+/** The line above a control. */
+function Head({ control, choice, disabled, children }: FieldProps & { children?: ComponentChildren }) {
+  const changed = !same(choice.value, control.default);
+  const label = labelOf(control.name);
+  const usual = control.default === null ? "default" : `default, ${inWords(control.default)}`;
+  return (
+    <div class="sae-option-head">
+      <span class="sae-label" title={control.help}>
+        {label}
+      </span>
+      <button
+        type="button"
+        class="sae-dot"
+        data-shown={changed || undefined}
+        disabled={disabled || !changed}
+        aria-label={`${label}: back to the ${usual}`}
+        title={`Back to the ${usual}`}
+        onClick={() => choice.change(control.default)}
+      />
+      {children}
+    </div>
+  );
+}
+
+function inWords(value: Value): string {
+  if (typeof value === "number") return plain(value);
+  if (Array.isArray(value)) return value.length ? value.map(plain).join(", ") : "none";
+  return typeof value === "boolean" ? (value ? "on" : "off") : String(value);
+}
+
+function Sliding(props: FieldProps) {
+  const { control, choice, effective, disabled, help } = props;
+  const scale = scaleOf(control);
+  const number = (choice.value ?? effective) as number | null;
+  const low = scale?.value(0) ?? 0;
+  const high = scale?.value(scale.steps) ?? 1;
+  return (
+    <>
+      <Head {...props}>
+        <NumberBox {...props} />
+      </Head>
+      <Slider
+        scale={scale}
+        // Without a limit is beyond the largest of them.
+        value={number ?? high}
+        label={labelOf(control.name)}
+        text={number === null ? "no limit" : plain(number)}
+        describedby={help}
+        disabled={disabled}
+        onChange={choice.change}
+      />
+      <div class="sae-ends" aria-hidden="true">
+        <span>{plain(low)}</span>
+        <span>{plain(high)}</span>
+      </div>
+    </>
+  );
+}
+
+function Plain(props: FieldProps) {
+  return (
+    <Head {...props}>
+      <NumberBox {...props} />
+    </Head>
+  );
+}
+
+/** A number as text: takes any, within the slider's range or not; the kernel has the last word. */
+function NumberBox({ control, choice, effective, disabled, help }: FieldProps) {
+  const standing = choice.value as number | null;
+  const usual = effective as number | null;
+  return (
+    <Entry
+      class="sae-number"
+      inputMode="decimal"
+      label={labelOf(control.name)}
+      text={standing === null ? "" : plain(standing)}
+      placeholder={usual === null ? "no limit" : plain(usual)}
+      tag={standing === null && usual !== null ? "default" : ""}
+      help={help}
+      disabled={disabled}
+      onCommit={(text) => {
+        if (!text.trim()) {
+          if (!control.optional) return "A number is needed.";
+          choice.change(null);
+          return null;
+        }
+        const value = Number(text.replace("−", "-").replaceAll(",", ""));
+        if (!Number.isFinite(value)) return "This is no number.";
+        choice.change(value);
+        return null;
+      }}
+      onStep={(direction) => {
+        const scale = scaleOf(control);
+        const from = standing ?? usual;
+        if (from === null) return;
+        choice.change(scale ? scale.value(scale.position(from) + direction) : from + direction);
+      }}
+    />
+  );
+}
+
+interface EntryProps {
+  class: string;
+  inputMode?: "decimal" | "numeric" | "text";
+  label: string;
+  text: string;
+  placeholder?: string;
+  tag?: string;
+  help?: string;
+  disabled: boolean;
+  /** Takes what was written, or says why not. */
+  onCommit(text: string): string | null;
+  onStep?(direction: 1 | -1): void;
+}
+
+/** A line of text that counts once it is finished: with Enter, or by leaving it. */
+export function Entry(props: EntryProps) {
+  const { text, label, tag, help, disabled, onCommit, onStep } = props;
+  const draft = useSignal<string | null>(null);
+  const complaint = useSignal<string | null>(null);
+  function commit() {
+    if (draft.value !== null && draft.value !== text) {
+      complaint.value = onCommit(draft.value);
+      if (complaint.value) return;
+    }
+    draft.value = null;
+    complaint.value = null;
+  }
+  return (
+    <span class="sae-entry">
+      {tag && <span class="sae-tag">{tag}</span>}
+      <input
+        type="text"
+        class={props.class}
+        inputMode={props.inputMode ?? "text"}
+        spellcheck={false}
+        autocomplete="off"
+        aria-label={label}
+        aria-describedby={help}
+        aria-invalid={complaint.value ? true : undefined}
+        title={complaint.value ?? undefined}
+        placeholder={props.placeholder}
+        value={draft.value ?? text}
+        disabled={disabled}
+        onInput={(event) => {
+          draft.value = event.currentTarget.value;
+          complaint.value = null;
+        }}
+        onBlur={commit}
+        onKeyDown={(event) => {
+          if (event.key === "Enter") {
+            commit();
+            event.currentTarget.select();
+          } else if (event.key === "Escape" && draft.value !== null) {
+            event.stopPropagation();
+            draft.value = null;
+            complaint.value = null;
+          } else if (onStep && (event.key === "ArrowUp" || event.key === "ArrowDown")) {
+            event.preventDefault();
+            draft.value = null;
+            onStep(event.key === "ArrowUp" ? 1 : -1);
+          }
+        }}
+      />
+    </span>
+  );
+}
+
+function Text(props: FieldProps) {
+  const { control, choice, effective, disabled, help } = props;
+  return (
+    <>
+      <Head {...props} />
+      <Entry
+        class="sae-line"
+        label={labelOf(control.name)}
+        text={(choice.value as string | null) ?? ""}
+        placeholder={effective === null ? "none" : String(effective)}
+        tag={choice.value === null && effective !== null ? "default" : ""}
+        help={help}
+        disabled={disabled}
+        onCommit={(text) => {
+          choice.change(text === "" && control.optional ? null : text);
+          return null;
+        }}
+      />
+    </>
+  );
+}
+
+function Switch(props: FieldProps) {
+  const { control, choice, disabled, help } = props;
+  return (
+    <Head {...props}>
+      <input
+        type="checkbox"
+        role="switch"
+        class="sae-switch"
+        aria-label={labelOf(control.name)}
+        aria-describedby={help}
+        checked={choice.value === true}
+        disabled={disabled}
+        onChange={(event) => choice.change(event.currentTarget.checked)}
+      />
+    </Head>
+  );
+}
+
+function Three(props: FieldProps) {
+  return <Pick {...props} words={[["true", "yes"], ["false", "no"]]} of={(word) => word === "true"} />;
+}
+
+function Words(props: FieldProps) {
+  return <Pick {...props} words={props.control.choices.map((word) => [word, word])} of={(word) => word} />;
+}
+
+function Pick(props: FieldProps & { words: [string, string][]; of(word: string): Value }) {
+  const { control, choice, disabled, help, words, of } = props;
+  return (
+    <Head {...props}>
+      <select
+        class="sae-select"
+        aria-label={labelOf(control.name)}
+        aria-describedby={help}
+        value={choice.value === null ? "" : String(choice.value)}
+        disabled={disabled}
+        onChange={(event) => {
+          const word = event.currentTarget.value;
+          choice.change(word === "" ? null : of(word));
+        }}
+      >
+        {control.optional && <option value="">any</option>}
+        {words.map(([value, text]) => (
+          <option key={value} value={value}>
+            {text}
+          </option>
+        ))}
+      </select>
+    </Head>
+  );
+}
+
+/** Radio buttons side by side. */
+export function Segments<T extends string>(props: {
+  label: string;
+  words: readonly T[];
+  value: T;
+  disabled?: boolean;
+  help?: string;
+  onChange(word: T): void;
+}) {
+  const name = useUnique();
+  return (
+    <div class="sae-segments" role="radiogroup" aria-label={props.label} aria-describedby={props.help}>
+      {props.words.map((word) => (
+        <label key={word}>
+          <input
+            type="radio"
+            name={name}
+            value={word}
+            checked={word === props.value}
+            disabled={props.disabled}
+            onChange={() => props.onChange(word)}
+          />
+          <span>{word}</span>
+        </label>
+      ))}
+    </div>
+  );
+}
+
+const ENDS = { encoder: [1, 0], decoder: [0, 1] };
+
+/** Encoder, decoder, or a mix of both (row B4). */
+function Weights(props: FieldProps) {
+  const { control, choice, disabled, help } = props;
+  const mixed = Array.isArray(choice.value);
+  const word = mixed ? "mix" : ((choice.value ?? "encoder") as keyof typeof ENDS);
+  const [encoder, decoder] = mixed ? (choice.value as number[]) : ENDS[word as keyof typeof ENDS];
+  const share = Math.abs(decoder) / (Math.abs(encoder) + Math.abs(decoder) || 1);
+  const mix = (part: number) => [1 - part, part].map((value) => Number(value.toFixed(2)));
+  return (
+    <>
+      <Head {...props}>
+        <Entry
+          class="sae-number"
+          label="Coefficients of encoder and decoder"
+          text={`${plain(encoder)}, ${plain(decoder)}`}
+          help={help}
+          disabled={disabled}
+          onCommit={(text) => {
+            const numbers = text.replaceAll("−", "-").split(/[\s,;]+/).filter(Boolean).map(Number);
+            if (numbers.length !== 2 || !numbers.every(Number.isFinite)) {
+              return "Two numbers are needed: of the encoder and of the decoder.";
+            }
+            choice.change(numbers);
+            return null;
+          }}
+        />
+      </Head>
+      <Segments
+        label={labelOf(control.name)}
+        words={["encoder", "mix", "decoder"] as const}
+        value={word}
+        disabled={disabled}
+        help={help}
+        onChange={(next) => choice.change(next === "mix" ? [0.5, 0.5] : next)}
+      />
+      <Slider
+        scale={SHARES}
+        value={share}
+        label="Share of the decoder"
+        text={`${plain(encoder)} encoder, ${plain(decoder)} decoder`}
+        describedby={help}
+        disabled={disabled}
+        onChange={(part) => choice.change(mix(part))}
+      />
+    </>
+  );
+}
+
+const SHARES = {
+  steps: 20,
+  value: (position: number) => position / 20,
+  position: (share: number) => Math.round(share * 20),
+};
+
+/** Weights of the first principal components: the k-th number is that of the k-th (row B3). */
+function Components(props: FieldProps) {
+  const { control, choice, disabled, help } = props;
+  const weights = (choice.value ?? []) as number[];
+  const scale = scaleOf(control);
+  const whole = control.maximum ?? 1;
+  const rest = whole - weights.reduce((sum, weight) => sum + weight, 0);
+  const put = (index: number, weight: number) => {
+    // What the others leave.
+    const most = Number((rest + weights[index]).toPrecision(12));
+    choice.change(weights.map((old, at) => (at === index ? Math.min(weight, most) : old)));
+  };
+  return (
+    <>
+      <Head {...props}>
+        <span class="sae-steppers">
+          <button
+            type="button"
+            aria-label="Remove the last component"
+            title="Remove the last component"
+            disabled={disabled || !weights.length}
+            onClick={() => choice.change(weights.slice(0, -1))}
+          >
+            <Icon name="minus" />
+          </button>
+          <output aria-label="Components">{weights.length}</output>
+          <button
+            type="button"
+            aria-label="Add a component"
+            title="Add a component"
+            disabled={disabled}
+            onClick={() => choice.change([...weights, 0])}
+          >
+            <Icon name="plus" />
+          </button>
+        </span>
+      </Head>
+      {weights.map((weight, index) => {
+        const label = `PC ${index + 1}`;
+        return (
+          // biome-ignore lint/suspicious/noArrayIndexKey: a component is its place
+          <div class="sae-component" key={index}>
+            <span>{label}</span>
+            <Slider
+              scale={scale}
+              value={weight}
+              label={`Weight of ${label}`}
+              text={plain(weight)}
+              describedby={help}
+              disabled={disabled}
+              onChange={(value) => put(index, value)}
+            />
+            <Entry
+              class="sae-number"
+              inputMode="decimal"
+              label={`Weight of ${label}`}
+              text={plain(weight)}
+              disabled={disabled}
+              onCommit={(text) => {
+                const value = Number(text);
+                if (!text.trim() || !Number.isFinite(value)) return "This is no number.";
+                choice.change(weights.map((old, at) => (at === index ? value : old)));
+                return null;
+              }}
+            />
+          </div>
+        );
+      })}
+      {weights.length > 0 && (
+        <div class="sae-component sae-rest">
+          <span>direction</span>
+          <output>{plain(rest)}</output>
+        </div>
+      )}
+    </>
+  );
+}
+
+function Prompt(props: FieldProps) {
+  const { control, choice, disabled, help } = props;
+  const draft = useSignal<string | null>(null);
+  const box = useRef<HTMLTextAreaElement>(null);
+  const warning = useUnique();
+  const text = draft.value ?? (choice.value as string | null) ?? "";
+  const lacking = !text.includes(GHOST);
+  function commit() {
+    if (draft.value === null || lacking) return;
+    if (draft.value !== choice.value) choice.change(draft.value);
+    draft.value = null;
+  }
+  return (
+    <>
+      <Head {...props}>
+        <button
+          type="button"
+          class="sae-small-button"
+          title={`Insert ${GHOST}, where the vector stands`}
+          disabled={disabled}
+          // Keeps the text field and its cursor as they are.
+          onMouseDown={(event) => event.preventDefault()}
+          onClick={() => {
+            const field = box.current;
+            if (!field) return;
+            const { selectionStart, selectionEnd } = field;
+            draft.value = text.slice(0, selectionStart) + GHOST + text.slice(selectionEnd);
+            field.focus();
+          }}
+        >
+          Insert {GHOST}
+        </button>
+      </Head>
+      <textarea
+        ref={box}
+        class="sae-prompt"
+        rows={4}
+        spellcheck={false}
+        aria-label={labelOf(control.name)}
+        aria-describedby={`${help} ${warning}`}
+        aria-invalid={lacking || undefined}
+        value={text}
+        disabled={disabled}
+        onInput={(event) => {
+          draft.value = event.currentTarget.value;
+        }}
+        onBlur={commit}
+        onKeyDown={(event) => {
+          if (event.key === "Enter" && !event.shiftKey) {
+            event.preventDefault();
+            commit();
+          } else if (event.key === "Escape" && draft.value !== null) {
+            event.stopPropagation();
+            draft.value = null;
+          }
+        }}
+      />
+      <p class="sae-note" id={warning} data-warning={lacking || undefined}>
+        {lacking ? `${GHOST} is missing: it marks the vector's place.` : "Enter sends it."}
+      </p>
+    </>
+  );
+}

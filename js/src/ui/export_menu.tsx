@@ -1,0 +1,181 @@
+// Everything that can be saved (rows B13, C6, H2), and what it was made from (row N8).
+import { useSignal } from "@preact/signals";
+import { useExplorer } from "../state/context.ts";
+import type { Payload, Value } from "../state/protocol.ts";
+import { visible } from "../text.ts";
+import { save } from "./files.ts";
+import { plain } from "./format.ts";
+import { pictureOf } from "./picture.ts";
+import { Popover } from "./popover.tsx";
+
+const FORMATS: Record<string, string> = {
+  json: "JSON",
+  csv: "CSV",
+  nwk: "Newick",
+  dot: "Graphviz DOT",
+  svg: "SVG picture",
+  png: "PNG picture",
+};
+const RESULTS: Record<string, string> = {
+  tree: "Definition tree",
+  tokens: "Nearest tokens",
+  lens: "Logit lens",
+};
+const REPORT = "report.html";
+const PICTURES = ["svg", "png"] as const;
+
+interface Item {
+  file: string;
+  text: string;
+  /** What draws it here; the kernel writes all others. */
+  picture?: (typeof PICTURES)[number];
+}
+
+export function ExportMenu() {
+  const explorer = useExplorer();
+  const { synced, root } = explorer;
+  const busy = useSignal("");
+  const groups = groupsOf(synced.files.value, synced.tree.value !== null);
+
+  async function take({ file, picture }: Item) {
+    busy.value = file;
+    try {
+      if (picture) {
+        save({ name: file, blob: await pictureOf(picture, explorer) }, root);
+      } else {
+        const answer = await synced.ask({ type: "export", file });
+        if (answer) save(answer, root);
+      }
+    } catch (error) {
+      synced.refusal.value = (error as Error).message;
+    } finally {
+      busy.value = "";
+    }
+  }
+
+  return (
+    <Popover
+      label={busy.value ? "Saving" : "Export"}
+      icon="save"
+      title="Save what is shown"
+      role="menu"
+      disabled={!groups.length}
+    >
+      {(close) => (
+        // biome-ignore lint/a11y/noStaticElementInteractions: moves the focus among the items
+        <div onKeyDown={walk}>
+          {groups.map(({ title, items }) => (
+            // biome-ignore lint/a11y/useSemanticElements: a part of a menu
+            <div key={title} role="group" aria-label={title} class="sae-menu-group">
+              <div class="sae-menu-title" aria-hidden="true">
+                {title}
+              </div>
+              {items.map((item) => (
+                <button
+                  type="button"
+                  key={item.file}
+                  role="menuitem"
+                  tabIndex={-1}
+                  onClick={() => {
+                    close();
+                    void take(item);
+                  }}
+                >
+                  <span>{item.text}</span>
+                  <span class="sae-menu-file">{item.file}</span>
+                </button>
+              ))}
+            </div>
+          ))}
+        </div>
+      )}
+    </Popover>
+  );
+}
+
+function groupsOf(files: string[], tree: boolean): { title: string; items: Item[] }[] {
+  const groups = new Map<string, Item[]>();
+  const put = (title: string, item: Item) =>
+    groups.set(title, [...(groups.get(title) ?? []), item]);
+  for (const file of files.filter((name) => name !== REPORT)) {
+    const [result, form] = file.split(".");
+    put(RESULTS[result] ?? result, { file, text: FORMATS[form] ?? form });
+  }
+  if (tree) {
+    for (const picture of PICTURES) {
+      put(RESULTS.tree, { file: `tree.${picture}`, text: FORMATS[picture], picture });
+    }
+  }
+  if (files.includes(REPORT)) {
+    put("Everything", { file: REPORT, text: "HTML report" });
+  }
+  return [...groups].map(([title, items]) => ({ title, items }));
+}
+
+/** Arrow keys, Home and End among the items of a menu. */
+function walk(event: KeyboardEvent & { currentTarget: HTMLElement }) {
+  const items = [...event.currentTarget.querySelectorAll<HTMLElement>("[role=menuitem]")];
+  const at = items.findIndex((item) => item === event.target);
+  const next = {
+    ArrowDown: (at + 1) % items.length,
+    ArrowUp: (at - 1 + items.length) % items.length,
+    Home: 0,
+    End: items.length - 1,
+  }[event.key];
+  if (next === undefined) return;
+  event.preventDefault();
+  items[next]?.focus();
+}
+
+/** What the results were made from. */
+export function About() {
+  const { synced } = useExplorer();
+  const source: Payload | null =
+    synced.tree.value ?? synced.tokens.value ?? synced.lens.value ?? null;
+  return (
+    <Popover
+      label="About"
+      icon="info"
+      title="What these results were made from"
+      role="dialog"
+      disabled={!source}
+    >
+      {() =>
+        source && (
+          <div class="sae-about">
+            <Facts title={visible(source.label)} facts={source.request} />
+            <Facts title="Model" facts={source.provenance.model} />
+            <Facts title="SAE" facts={source.provenance.sae} />
+            <Facts title="Versions" facts={source.provenance.versions} />
+          </div>
+        )
+      }
+    </Popover>
+  );
+}
+
+function Facts({ title, facts }: { title: string; facts: Record<string, Value> | null }) {
+  const known = Object.entries(facts ?? {}).filter(([, value]) => value !== null && value !== "");
+  if (!known.length) return null;
+  return (
+    <section>
+      <h4>{title}</h4>
+      <dl>
+        {known.map(([name, value]) => (
+          <div key={name}>
+            <dt>{name.replaceAll("_", " ")}</dt>
+            <dd>{inWords(value)}</dd>
+          </div>
+        ))}
+      </dl>
+    </section>
+  );
+}
+
+function inWords(value: Value): string {
+  if (typeof value === "number") return plain(value);
+  if (typeof value === "string") return visible(value);
+  if (!Array.isArray(value)) return value ? "yes" : "no";
+  // A vector would fill the screen.
+  return value.length > 8 ? `${value.length} numbers` : value.map(plain).join(", ") || "none";
+}

@@ -1,0 +1,30 @@
+// Numbers as text, the same everywhere and whatever the reader's locale: a figure that is copied
+// from the widget can be found in the exported files.
+
+const WHOLE = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+
+/** A number of things: "8,192". */
+export function count(value: number): string {
+  return WHOLE.format(value);
+}
+
+/** A probability as Python's tree_formats.percent has it: "12.3 %", "0.82 %", "0.0031 %". */
+export function percent(probability: number): string {
+  const value = 100 * probability;
+  if (value >= 10) return `${value.toFixed(1)} %`;
+  return `${value >= 0.1 ? value.toFixed(2) : plain(Number(value.toPrecision(2)))} %`;
+}
+
+/** A number with no digit that does not count: "3.8", "5e-5", "0.125". */
+export function plain(value: number): string {
+  const size = Math.abs(value);
+  const short = Number(value.toPrecision(6));
+  if (size !== 0 && (size < 1e-4 || size >= 1e9)) return short.toExponential().replace("e+", "e");
+  return String(short);
+}
+
+/** A number in a column of its like: as many decimals in each row, and a true minus. */
+export function decimals(value: number, places: number): string {
+  const text = Math.abs(value) < 1e4 ? value.toFixed(places) : value.toExponential(2);
+  return text.replace("-", "−").replace("e+", "e");
+}

@@ -1,0 +1,1 @@
+"""The notebook widget: the only room that knows of notebooks."""

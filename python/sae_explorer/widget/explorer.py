@@ -1,0 +1,485 @@
+"""``FeatureExplorer``: traits and wiring between the analyses, the worker and the browser."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import reprlib
+import time
+import types
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import anywidget
+import traitlets
+
+from sae_explorer.analyses import ANALYSES
+from sae_explorer.errors import ExplorerError
+from sae_explorer.results import write_text
+from sae_explorer.subject import Subject
+from sae_explorer.widget import html
+from sae_explorer.widget.protocol import describe, parted
+from sae_explorer.widget.session import OPTIONS, SOURCES, Session, Status, in_words
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Generator, Mapping, Sequence
+
+    from sae_explorer.analyses.definition_tree import DefinitionTree
+    from sae_explorer.analyses.logit_lens import LogitLens
+    from sae_explorer.analyses.tokens import TokenRanking
+    from sae_explorer.widget.session import Tell
+
+_REPORT = "report.html"
+
+
+class _Option(traitlets.TraitType[Any, Any]):
+    """A trait that is an option of a request: whoever sets it asks the explorer, which checks it."""
+
+    def set(self, obj: Any, value: Any) -> None:
+        obj.update(**{str(self.name): value})
+
+    def store(self, obj: Any, value: Any) -> None:
+        """Set a value that has been checked, and tell the observers."""
+        super().set(obj, value)
+
+
+def _traits() -> dict[str, traitlets.TraitType[Any, Any]]:
+    """Return a trait for each option, and one for each result, in which the browser gets it."""
+    defaults = {name: entry["default"] for name, entry in OPTIONS.items()}
+    return {
+        **{
+            name: _Option(
+                default_value=tuple(default) if isinstance(default, list) else default,
+                allow_none=True,
+                help=OPTIONS[name]["help"],
+            )
+            for name, default in defaults.items()
+        },
+        **{
+            f"_{name}": traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+            for name in ANALYSES
+        },
+    }
+
+
+_Widget: Any = types.new_class(
+    "_Widget", (anywidget.AnyWidget,), exec_body=lambda body: body.update(_traits())
+)
+
+
+class FeatureExplorer(_Widget):  # type: ignore[misc]
+    """A widget that shows what a feature of an SAE means: definition tree, tokens, logit lens.
+
+    It appears at once, loads the model and grows the tree beside the kernel's own work. Every
+    option of :func:`~sae_explorer.grow_tree` and :func:`~sae_explorer.rank_tokens` is a trait, such
+    as ``explorer.scale``: setting it checks it, raises an :class:`ExplorerError` if it cannot be,
+    and brings the view up to date.
+
+    Parameters
+    ----------
+    feature
+        Index of the feature (latent) to look at first; 0 unless another source is given
+        (``vector=``, ``token=``, ``embedding=``).
+    subject
+        The model and the SAE. None loads them from SAELens' registry.
+    layer, sae_id
+        Which SAE: of the release, or of the subject.
+    release, model, device, dtype
+        What to load, as in :meth:`Subject.from_pretrained`.
+    **options
+        Options of the tree and of the token ranking, such as ``scale=2.5``.
+
+    Raises
+    ------
+    ExplorerError
+        If an option is unknown or out of range. What goes wrong while loading or growing is shown
+        in the widget, and raised by :meth:`wait`.
+
+    Examples
+    --------
+    >>> FeatureExplorer(layer=12, feature=4021)  # doctest: +SKIP
+    >>> explorer = FeatureExplorer(subject=subject, feature=17)  # doctest: +SKIP
+    >>> explorer.wait().tree.definitions(5)  # doctest: +SKIP
+    """
+
+    _esm: ClassVar[str] = html.asset("widget.js")
+    _css: ClassVar[str] = html.asset("widget.css")
+
+    _subject = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+    _controls: Any = traitlets.List().tag(sync=True)
+    _values = traitlets.Dict().tag(sync=True)
+    _status = traitlets.Dict().tag(sync=True)
+    _files: Any = traitlets.List().tag(sync=True)
+
+    def __init__(
+        self,
+        feature: int | None = None,
+        *,
+        subject: Subject | None = None,
+        layer: int | None = None,
+        sae_id: str | None = None,
+        release: str | None = None,
+        model: Any = None,
+        device: str | None = None,
+        dtype: Any = None,
+        **options: Any,
+    ) -> None:
+        if feature is not None:
+            options["feature"] = feature
+        source = {"release": release, "model": model, "device": device, "dtype": dtype}
+        given: dict[str, Any] = {name: v for name, v in source.items() if v is not None}
+        if subject is None:
+            given |= {"layer": layer, "sae_id": sae_id}
+            self._begin(lambda tell: _pretrained(tell, **given), options)
+            return
+        if given:
+            raise ExplorerError(
+                f"subject= was given together with {', '.join(given)}; a subject has these "
+                "already. Leave one or the other out."
+            )
+        if layer is not None or sae_id is not None:
+            subject = subject.select(layer=layer, sae_id=sae_id)
+        chosen = subject
+        self._begin(lambda _tell: chosen, options)
+
+    @classmethod
+    def demo(cls, layer: int | None = None, **options: Any) -> FeatureExplorer:
+        """Explore the bundled dictionary model: offline, without a GPU.
+
+        Parameters
+        ----------
+        layer
+            1 or 3 (the default).
+        **options
+            As for the class. What is not given is chosen to suit this model: a feature that
+            explains itself well, and the way it is made a vector.
+        """
+        from sae_explorer.loading import demo
+
+        at = demo.SHOWN_LAYER if layer is None else layer
+        if at not in demo.LAYERS:
+            listed = " and ".join(map(str, demo.LAYERS))
+            raise ExplorerError(f"The bundled model has SAEs at layers {listed}, not at {at}.")
+        if not any(options.get(name) is not None for name in SOURCES):
+            options["feature"] = demo.shown(at)
+        featured = [
+            {"feature": entry.feature, "label": entry.label}
+            for entry in demo.featured()
+            if entry.layer == at
+        ]
+
+        def load(tell: Tell) -> Subject:
+            tell("loading the bundled dictionary model", None)
+            return Subject.demo(at)
+
+        explorer = cls.__new__(cls)
+        explorer._begin(load, {**demo.DIRECTION, **options}, featured)  # noqa: SLF001 - its own
+        return explorer
+
+    def _begin(
+        self,
+        load: Callable[[Tell], Subject],
+        given: Mapping[str, Any],
+        featured: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self._session = Session(load, given, self)
+        self._featured = list(featured)
+        self._context = contextvars.copy_context()
+        self._summary: Any = None
+        super().__init__()
+        self._controls = [entry for name, entry in OPTIONS.items() if name not in SOURCES]
+        self._store(self._session.values)
+        self.on_msg(self._hear)
+        self._session.start()
+
+    # ---- what Python users see
+
+    @property
+    def subject(self) -> Subject | None:
+        """The model and the SAE; None while they are being loaded."""
+        return self._session.subject
+
+    @property
+    def tree(self) -> DefinitionTree | None:
+        """The definition tree that is shown, None before the first; see :meth:`wait`."""
+        return self._session.panels["tree"].result  # type: ignore[no-any-return]
+
+    @property
+    def tokens(self) -> TokenRanking | None:
+        """The nearest tokens."""
+        return self._session.panels["tokens"].result  # type: ignore[no-any-return]
+
+    @property
+    def lens(self) -> LogitLens | None:
+        """The logit lens; None for a ghost that is a token or an embedding."""
+        return self._session.panels["lens"].result  # type: ignore[no-any-return]
+
+    @property
+    def status(self) -> Status:
+        """What the explorer is doing, with the figures that the header shows."""
+        return self._session.status
+
+    def update(self, **changes: Any) -> None:
+        """Set several options at once, such as ``explorer.update(scale=2.5, centroid=True)``.
+
+        Raises
+        ------
+        ExplorerError
+            If one of them is unknown or out of range; then nothing is changed.
+        """
+        accepted = self._session.checked(changes)
+        self._session.change(accepted)
+        self._store(accepted)
+
+    def reset(self) -> None:
+        """Set all options but the feature back to what the explorer was made with."""
+        self.update(**self._session.initial())
+
+    def cancel(self) -> None:
+        """Stop what is going on within one step; what has grown stays, marked partial."""
+        self._session.cancel()
+
+    def resume(self) -> None:
+        """Grow a partial tree on from where it was stopped.
+
+        Raises
+        ------
+        ExplorerError
+            If there is none.
+        """
+        self._session.resume()
+
+    def retry(self) -> None:
+        """Load or compute again what failed or was stopped."""
+        self._session.start()
+
+    def wait(self, timeout: float | None = None) -> FeatureExplorer:
+        """Wait until everything that was asked for is there.
+
+        Parameters
+        ----------
+        timeout
+            Seconds after which to give up; None waits for ever.
+
+        Returns
+        -------
+        FeatureExplorer
+            The explorer itself: ``explorer.wait().tree``.
+
+        Raises
+        ------
+        ExplorerError
+            What the widget shows as its error.
+        TimeoutError
+            If it takes longer than ``timeout``; the work goes on.
+        KeyboardInterrupt
+            On Ctrl-C, after the work was cancelled.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        self._session.hurry()
+        try:
+            while self._session.busy:
+                if end is not None and time.monotonic() > end:
+                    raise TimeoutError(f"The explorer is still {self.status.text}.")
+                time.sleep(0.02)
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+        return self._waited()
+
+    def __await__(self) -> Generator[Any, None, FeatureExplorer]:
+        """Wait as :meth:`wait` does, leaving the event loop free."""
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> FeatureExplorer:
+        self._session.hurry()
+        try:
+            while self._session.busy:
+                await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        return self._waited()
+
+    def _waited(self) -> FeatureExplorer:
+        # Once more in the caller's context: what runs notebooks saves only what its cell said.
+        self.send_state([name for name in self.keys if name not in ("_esm", "_css")])
+        self._show_summary()
+        if self.status.error is not None:
+            raise ExplorerError(self.status.error)
+        return self
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return everything that is shown as one self-contained page, and write it to ``path``.
+
+        The page opens from disk without a network; it folds, sorts, searches and exports, and only
+        cannot recompute.
+        """
+        text = html.page(
+            self._page_state(),
+            title=self._title(),
+            summary=self._static_summary(),
+            attachments={
+                file: (form.mime, getattr(result, form.method)().encode())
+                for file, (result, form) in self._session.exports.items()
+            },
+        )
+        if path is not None:
+            write_text(path, text)
+        return text
+
+    def snapshot(self, height: int = 700) -> html.Snapshot:
+        """Return the page of :meth:`to_html` as the output of a cell, which needs no kernel.
+
+        Parameters
+        ----------
+        height
+            In pixels.
+        """
+        return html.snapshot(self.to_html(), self._static_summary(), height)
+
+    def __repr__(self) -> str:
+        where = repr(self.subject) if self.subject is not None else "no model yet"
+        return f"FeatureExplorer({self._label()}, {where}, {self.status.text})"
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        data, metadata = self._repr_mimebundle_()
+        display(data, metadata=metadata, raw=True)
+        # Beside it what a reader sees where scripts do not run; where the widget is alive, its
+        # stylesheet hides this.
+        self._summary = display(self._summary_data(), raw=True, display_id=True)
+
+    def close(self) -> None:
+        """Stop all work and take the widget away."""
+        self._session.close()
+        super().close()
+
+    def _store(self, values: Mapping[str, Any]) -> None:
+        """Let the traits say what the session's options are."""
+        known = self.traits()
+        for name, value in values.items():
+            known[name].store(self, value)
+        now = self._session.values
+        self._values = {k: list(v) if isinstance(v, tuple) else v for k, v in now.items()}
+
+    # ---- telling the browser
+
+    def _publish(self, send: Callable[..., Any], *arguments: Any) -> None:
+        # In a copy of the context of the browser's last message: under that of the cell which made
+        # the widget, a running cell would hold up what the browser says.
+        self._context.copy().run(send, *arguments)
+
+    def show_status(self, status: Status) -> None:
+        """See :class:`View`; the files that can be exported change with it."""
+        self._publish(self.set_trait, "_files", [*self._session.exports, _REPORT])
+        self._publish(self.set_trait, "_status", status.to_dict())
+        if status.state in ("done", "partial", "error"):
+            self._publish(self._show_summary)
+
+    def show_subject(self, subject: Subject) -> None:
+        """See :class:`View`."""
+        self._publish(self.set_trait, "_subject", describe(subject, self._featured))
+
+    def show_result(self, name: str, payload: dict[str, Any] | None) -> None:
+        """See :class:`View`."""
+        self._publish(self.set_trait, f"_{name}", payload)
+
+    def show_growth(self, rows: dict[str, Any] | None, status: Status) -> None:
+        """See :class:`View`."""
+        message: dict[str, Any] = {"type": "status", "status": status.to_dict()}
+        if rows is not None:
+            message |= {"type": "append", "panel": "tree", "rows": rows}
+        self._publish(self._send_message, message)
+
+    def _send_message(self, content: Mapping[str, Any]) -> None:
+        plain, buffers = parted(content)
+        self.send(plain, buffers)
+
+    # ---- what the browser says
+
+    def _hear(self, _widget: object, content: Any, _buffers: object) -> None:
+        self._context = contextvars.copy_context()
+        told = content if isinstance(content, dict) else {}
+        try:
+            answer = {"ok": True, **(self._heard(told) or {})}
+        # Whatever it is must be told where it was asked: nobody sees the kernel's log.
+        except Exception as error:  # noqa: BLE001
+            answer = {"ok": False, "error": in_words(error)}
+        self._send_message({"type": "reply", "rid": told.get("rid"), **answer})
+
+    def _heard(self, told: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Do what a message asks for, and return what to reply."""
+        match told:
+            case {"type": "hello"}:
+                self.show_growth(None, self.status)
+                self._session.repeat_growth()
+            case {"type": "since", "run": int(run), "first": int(first)}:
+                self._session.repeat_growth(first, run)
+            case {"type": "set", "values": dict(values)}:
+                self.update(**values)
+            case {"type": "reset"}:
+                self.reset()
+            case {"type": "run"}:
+                self.retry()
+            case {"type": "resume"}:
+                self.resume()
+            case {"type": "cancel"}:
+                self.cancel()
+            case {"type": "export", "file": str(file)}:
+                return {"file": self._exported(file)}
+            case _:
+                raise ExplorerError(f"There is no message such as {reprlib.repr(told)}.")
+        return None
+
+    def _exported(self, file: str) -> dict[str, Any]:
+        if file == _REPORT:
+            mime, text = "text/html", self.to_html()
+        else:
+            exports = self._session.exports
+            if file not in exports:
+                raise ExplorerError(
+                    f"There is no file {file}. Possible: {', '.join([*exports, _REPORT])}."
+                )
+            result, form = exports[file]
+            mime, text = form.mime, getattr(result, form.method)()
+        return {"name": file, "mime": mime, "data": text.encode()}
+
+    # ---- pages
+
+    def _page_state(self) -> dict[str, Any]:
+        own = [f"_{name}" for name in ANALYSES]
+        names = ["_subject", "_controls", "_values", "_status", *own]
+        return {name: getattr(self, name) for name in names} | {"_files": [*self._session.exports]}
+
+    def _label(self) -> str:
+        request = self._session.panels["tree"].request(self._session.values)
+        return str(getattr(request, "label", ""))
+
+    def _title(self) -> str:
+        about = self._subject or {}
+        where = " of ".join(filter(None, (about.get("sae"), about.get("model"))))
+        return self._label().capitalize() + (f" of {where}" if where else "")
+
+    def _static_summary(self) -> str:
+        return html.summary(
+            self._title(),
+            self.status.error or self.status.text,
+            tree=self.tree,
+            tokens=self.tokens,
+            lens=self.lens,
+        )
+
+    def _summary_data(self) -> dict[str, str]:
+        return {"text/html": self._static_summary(), "text/plain": repr(self)}
+
+    def _show_summary(self) -> None:
+        if self._summary is not None:
+            self._summary.update(self._summary_data(), raw=True)
+
+
+def _pretrained(tell: Tell, **which: Any) -> Subject:
+    release = which.get("release", "gemma-2b-res-jb")
+    tell(f"loading {release} and its model", None)
+    return Subject.from_pretrained(**which)

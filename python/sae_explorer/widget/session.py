@@ -1,0 +1,553 @@
+"""What an explorer works on: it loads the subject, and keeps every panel's answer up to date.
+
+It knows nothing of notebooks: what there is to show goes to a :class:`View`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from sae_explorer.analyses import ANALYSES
+from sae_explorer.analyses import trees as tree_analysis
+from sae_explorer.errors import ExplorerError, did_you_mean
+from sae_explorer.request import Request, schema
+from sae_explorer.results import FORMATS, Format, Result
+from sae_explorer.widget.jobs import Job, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from sae_explorer.analyses.definition_tree import DefinitionTree
+    from sae_explorer.subject import Subject
+
+    #: Is told what is being loaded, and how far it is, 0 to 1; None where that is not known.
+    Tell = Callable[[str, float | None], None]
+
+#: Pause after a change before the tree is grown anew, in seconds: a slider changes often.
+_PAUSE = 0.25
+#: Least time between two messages of a stream, in seconds.
+_INTERVAL = 0.1
+#: Share of the time that may go into telling what has grown.
+_TELLING = 0.2
+#: The options that say which vector is looked at; setting one ends the others.
+SOURCES = ("feature", "vector", "token", "embedding")
+_OUT_OF_MEMORY = (
+    "Out of memory: the tree is partial. Raise the cutoff, lower the node budget, free other models "
+    "or load this one in a smaller dtype."
+)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the explorer is doing, or has done.
+
+    Parameters
+    ----------
+    state
+        ``"loading"``, ``"growing"``, ``"done"``, ``"partial"`` or ``"error"``.
+    text
+        The same in a few words.
+    progress
+        0 to 1; None where it is not known how far it is.
+    run
+        Number of the tree's run; rows that are sent carry the same.
+    nodes, covered, threshold, seconds
+        Figures of the tree; see :class:`~sae_explorer.TreeProgress`. ``covered`` is the probability
+        of the answers that begin with a path to a tip.
+    resumable
+        Whether a partial tree can be grown on.
+    error
+        What went wrong, in plain words, with what to do; None when all is well.
+    """
+
+    state: str = "loading"
+    text: str = "starting"
+    progress: float | None = None
+    run: int = 0
+    nodes: int = 0
+    covered: float = 0.0
+    threshold: float = 1.0
+    seconds: float = 0.0
+    resumable: bool = False
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+    def but(self, **changes: Any) -> Status:
+        """Return the status with some fields changed."""
+        return replace(self, **changes)
+
+
+class View(Protocol):
+    """Whoever shows what a session has. It is told from other threads, one at a time."""
+
+    def show_status(self, status: Status) -> None:
+        """Show how things stand."""
+
+    def show_subject(self, subject: Subject) -> None:
+        """Show the model and the SAE, which are there now."""
+
+    def show_result(self, name: str, payload: dict[str, Any] | None) -> None:
+        """Show a whole answer; None: there is none to what is asked."""
+
+    def show_growth(self, rows: dict[str, Any] | None, status: Status) -> None:
+        """Show the next rows of a tree that grows, None for no new ones, and how far it is."""
+
+
+@dataclass
+class Panel:
+    """One analysis within a session: what is wanted of it, what it does, and what it has."""
+
+    name: str
+    request_class: type[Request]
+    run: Callable[..., Result]
+    #: The session's options that the request takes.
+    takes: tuple[str, ...]
+    wanted: Request | None = None
+    job: Job | None = None
+    result: Any = None
+    error: str | None = None
+
+    @classmethod
+    def of(cls, name: str) -> Panel:
+        request_class, _result, run = ANALYSES[name].load()
+        names = [entry["name"] for entry in schema(request_class)]
+        takes = tuple(option for option in names if option not in ANALYSES[name].own)
+        return cls(name, request_class, run, takes)
+
+    def request(self, values: Mapping[str, Any]) -> Request | None:
+        """Return the question to ask with these options; None if it has none for their source."""
+        source = next((name for name in SOURCES if values[name] is not None), "feature")
+        if source not in self.takes:
+            return None
+        return self.request_class.from_options({name: values[name] for name in self.takes})
+
+
+#: What is known of every option that a session has, by name.
+OPTIONS = {
+    entry["name"]: entry
+    for panel in map(Panel.of, ANALYSES)
+    for entry in schema(panel.request_class)
+    if entry["name"] in panel.takes
+}
+
+
+class Session:
+    """The work behind an explorer. All methods return at once; the worker does the rest.
+
+    Parameters
+    ----------
+    load
+        Gives the subject; it is called on a thread of its own.
+    given
+        Options to begin with.
+    view
+        Where to show what there is.
+    """
+
+    def __init__(
+        self, load: Callable[[Tell], Subject], given: Mapping[str, Any], view: View
+    ) -> None:
+        self._lock = threading.RLock()
+        self._load = load
+        self._view = view
+        self._loading: Job | None = None
+        self.subject: Subject | None = None
+        self.panels = {name: Panel.of(name) for name in ANALYSES}
+        self._pause: threading.Timer | None = None
+        self._grower: tree_analysis.TreeGrower | None = None
+        self._runs = 0
+        #: The tree that is growing, as it was last told, and how many of its rows were.
+        self._told: tuple[DefinitionTree, int] | None = None
+        self.status = Status()
+        #: The status of the tree that is shown, whatever comes after it.
+        self._kept = Status()
+        self.values = {name: entry["default"] for name, entry in OPTIONS.items()}
+        source = {} if any(given.get(name) is not None for name in SOURCES) else {"feature": 0}
+        self.values |= self.checked({**given, **source})
+        self._initial = dict(self.values)
+
+    # ---- what may be asked of it
+
+    def checked(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the changes as the requests hold them.
+
+        Raises
+        ------
+        ExplorerError
+            If an option is unknown, out of range, or not possible with the subject.
+        """
+        for name in changes:
+            if name not in OPTIONS:
+                raise ExplorerError(
+                    f"There is no option {name!r}.{did_you_mean(name, OPTIONS)} Possible: "
+                    f"{', '.join(OPTIONS)}."
+                )
+        changed = dict(changes)
+        if any(changes.get(name) is not None for name in SOURCES):
+            changed = {**dict.fromkeys(SOURCES), **changed}
+        values = {**self.values, **changed}
+        requests = {name: panel.request(values) for name, panel in self.panels.items()}
+        for name in changed:
+            for panel in self.panels.values():
+                request = requests[panel.name]
+                if request is not None and name in panel.takes:
+                    changed[name] = getattr(request, name)
+        tree = requests["tree"]
+        if self.subject is not None and isinstance(tree, tree_analysis.TreeRequest):
+            tree_analysis.check(self.subject, tree)
+        return changed
+
+    def change(self, accepted: Mapping[str, Any]) -> None:
+        """Take changes that were checked, and bring the answers up to date."""
+        with self._lock:
+            self.values |= accepted
+            self._bring_up_to_date()
+
+    def initial(self) -> dict[str, Any]:
+        """Return the options that the session was made with, but for what it looks at."""
+        return {name: self._initial[name] for name in OPTIONS if name not in SOURCES}
+
+    def cancel(self) -> None:
+        """Stop what is going on within one step; what has grown stays, marked partial."""
+        with self._lock:
+            tree = self.panels["tree"]
+            if self._loading is not None:
+                self._loading = None
+                self._tell(Status("error", "not loaded", error="Loading was cancelled. Try again."))
+            elif self._pause is not None:
+                self._stop_pause()
+                tree.wanted = None
+                self._settle()
+            elif tree.job is not None:
+                tree.job.cancelled.set()
+
+    def resume(self) -> None:
+        """Grow a partial tree on from where it was stopped."""
+        with self._lock:
+            if self._grower is None or not self.status.resumable:
+                raise ExplorerError("There is no partial tree to grow on.")
+            self._tell(self._kept.but(state="growing", text="growing", resumable=False, error=None))
+            self._submit(self.panels["tree"], self._grow_on)
+
+    def start(self) -> None:
+        """Load the subject, or, where it is there, compute again what failed or was stopped."""
+        with self._lock:
+            if self.subject is None:
+                if self._loading is None:
+                    self._start_loading()
+                return
+            self.checked({})
+            if self.panels["tree"].job is None:
+                self.panels["tree"].wanted = None
+            self._bring_up_to_date(pause=0.0)
+
+    def hurry(self) -> None:
+        """Begin at once what waits for the pause to be over."""
+        with self._lock:
+            if self._pause is not None:
+                self._stop_pause()
+                self._submit(self.panels["tree"], self._grow)
+
+    def close(self) -> None:
+        """Stop everything and let go of the memory."""
+        with self._lock:
+            self._stop_pause()
+            self._loading = self._grower = None
+            for panel in self.panels.values():
+                if panel.job is not None:
+                    panel.job.cancelled.set()
+                    panel.job = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether something that was asked for is still to come."""
+        with self._lock:
+            working = any(panel.job is not None for panel in self.panels.values())
+            return working or self._loading is not None or self._pause is not None
+
+    @property
+    def exports(self) -> dict[str, tuple[Result, Format]]:
+        """The files that the results can be written to, by name."""
+        return {
+            f"{panel.name}.{form.suffix}": (panel.result, form)
+            for panel in self.panels.values()
+            for form in FORMATS.values()
+            if panel.result is not None and hasattr(panel.result, form.method)
+        }
+
+    def repeat_growth(self, first: int = 0, run: int | None = None) -> None:
+        """Show again what was told of the tree that is growing, from a row on.
+
+        Parameters
+        ----------
+        first
+            The row.
+        run
+            Number of the run that is meant; nothing is shown when it is over.
+        """
+        with self._lock:
+            if self._told is not None and run in (None, self._runs):
+                tree, stop = self._told
+                self._show_rows(tree, min(max(first, 0), stop), stop)
+
+    # ---- loading
+
+    def _start_loading(self) -> None:
+        self._tell(Status("loading", "loading"))
+        self._loading = Job(self._load_steps, self._fail_loading)
+        # A thread of its own: there is no model yet whose runs could meet.
+        Worker().submit(self._loading)
+
+    def _load_steps(self, job: Job) -> Iterator[None]:
+        def tell(text: str, progress: float | None) -> None:
+            with self._lock:
+                if self._loading is job:
+                    self._tell(Status("loading", text, progress))
+
+        subject = self._load(tell)
+        tell("measuring the token embeddings", None)
+        subject.geometry.mean_distance  # noqa: B018 - the default scale, which the first view needs
+        with self._lock:
+            if self._loading is job:
+                self.subject, self._loading = subject, None
+                self._view.show_subject(subject)
+                try:
+                    self.checked({})
+                except ExplorerError as error:
+                    self._tell(Status("error", "not possible", error=str(error)))
+                else:
+                    self._bring_up_to_date(pause=0.0)
+        yield
+
+    def _fail_loading(self, job: Job, error: BaseException) -> None:
+        with self._lock:
+            if self._loading is job:
+                self._loading = None
+                self._tell(Status("error", "not loaded", error=in_words(error)))
+
+    # ---- computing
+
+    def _bring_up_to_date(self, pause: float = _PAUSE) -> None:
+        """Ask for everything whose request has changed: the tree after a pause, the rest at once."""
+        if self.subject is None:
+            return
+        for panel in self.panels.values():
+            wanted = panel.request(self.values)
+            if wanted == panel.wanted and panel.error is None:
+                continue
+            panel.wanted, panel.error = wanted, None
+            if panel.job is not None:
+                panel.job.cancelled.set()
+                panel.job = None
+            if wanted is None:
+                panel.result = None
+                self._view.show_result(panel.name, None)
+            elif panel.name == "tree":
+                self._grow_after(pause)
+            else:
+                self._submit(panel, self._answer)
+
+    def _submit(self, panel: Panel, steps: Callable[[Panel, Job], Iterator[None]]) -> None:
+        assert self.subject is not None  # there is nothing to ask before
+        panel.job = Job(
+            lambda job: steps(panel, job), lambda job, error: self._fail(panel, job, error)
+        )
+        Worker.of(self.subject.model).submit(panel.job)
+
+    def _answer(self, panel: Panel, job: Job) -> Iterator[None]:
+        """Run an analysis that takes one short step."""
+        wanted = panel.wanted
+        if panel.job is not job:
+            return
+        result = panel.run(self.subject, wanted, cancel=job.cancelled)
+        payload = result.payload(self.subject)
+        with self._lock:
+            if panel.job is job:
+                panel.job, panel.result = None, result
+                self._view.show_result(panel.name, payload)
+                self._settle()
+        yield
+
+    def _grow_after(self, pause: float) -> None:
+        """Grow the tree that is wanted, after a pause in which more changes may come."""
+        self._stop_pause()
+        # What is shown stays on the screen, with its figures, until there is more to show.
+        self._tell(self._kept.but(state="growing", text="growing", progress=None, error=None))
+        if pause:
+            self._pause = threading.Timer(pause, self.hurry)
+            self._pause.daemon = True
+            self._pause.start()
+        else:
+            self._submit(self.panels["tree"], self._grow)
+
+    def _stop_pause(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+
+    def _grow(self, panel: Panel, job: Job) -> Iterator[None]:
+        """Grow the tree that is wanted; from the last one, where only the cutoff is lower."""
+        if panel.job is not job:
+            return
+        wanted, last = panel.wanted, panel.result
+        assert isinstance(wanted, tree_analysis.TreeRequest)
+        grower, self._grower = self._grower, None
+        if grower is not None and last.status == "complete" and _lowers(last.request, wanted):
+            grower.lower(wanted.cutoff)
+            self._told = (last, len(last))
+        else:
+            del grower  # its memory first: the next tree needs it
+            assert self.subject is not None
+            grower = tree_analysis.TreeGrower(self.subject, [wanted], keep=True)
+            self._runs += 1
+            self._told = None
+        yield from self._follow(panel, job, grower)
+
+    def _grow_on(self, panel: Panel, job: Job) -> Iterator[None]:
+        """Go on with a partial tree."""
+        grower, self._grower = self._grower, None
+        assert grower is not None
+        # Rows that are found now come between those that were shown.
+        self._runs += 1
+        self._told = None
+        yield from self._follow(panel, job, grower)
+
+    def _follow(self, panel: Panel, job: Job, grower: tree_analysis.TreeGrower) -> Iterator[None]:
+        """Let a tree grow, and tell about ten times a second what there is."""
+        steps = grower.steps(job.cancelled)
+        seconds, next_time = 0.0, 0.0
+        error = None
+        while True:
+            began = time.perf_counter()
+            try:
+                going_on = next(steps, _END) is not _END
+            except torch.OutOfMemoryError as stopped:
+                if grower.progress().nodes <= 1:
+                    raise ExplorerError(tree_analysis.TOO_LITTLE_MEMORY) from stopped
+                going_on, error = False, _OUT_OF_MEMORY
+            now = time.perf_counter()
+            seconds += now - began
+            if not going_on:
+                break
+            if now >= next_time:
+                self._tell_growth(panel, job, grower, seconds)
+                telling = time.perf_counter() - now
+                next_time = now + max(_INTERVAL, telling / _TELLING)
+            yield
+        if panel.job is not job:
+            return
+        (tree,) = grower.trees()
+        with self._lock:
+            if panel.job is not job:
+                return
+            panel.job, self._told = None, None
+            if len(tree) == 1 and tree.partial and panel.result is not None:
+                # Stopped before there was anything: what was shown before is worth more.
+                panel.wanted = None
+                self._settle()
+            else:
+                panel.result, self._grower = tree, grower
+                self._keep(tree, seconds, error)
+
+    def _tell_growth(
+        self, panel: Panel, job: Job, grower: tree_analysis.TreeGrower, seconds: float
+    ) -> None:
+        """Send the rows that are settled by now: whatever is found later comes after them."""
+        threshold = grower.progress().threshold
+        (tree,) = grower.trees()
+        settled = int((tree.cumulative_probability > threshold).sum())
+        with self._lock:
+            if panel.job is not job:
+                return
+            first = self._told[1] if self._told is not None else 0
+            self._told = (tree, max(first, settled))
+            self.status = self._figures(tree, seconds).but(
+                state="growing",
+                text="growing",
+                progress=_share(threshold, tree.request.cutoff),
+                threshold=threshold,
+            )
+            self._show_rows(tree, first, settled)
+
+    def _show_rows(self, tree: DefinitionTree, first: int, stop: int) -> None:
+        rows = None
+        if stop > first:
+            rows = {**tree.payload(first=first, stop=stop), "run": self._runs}
+        self._view.show_growth(rows, self.status)
+
+    def _keep(self, tree: DefinitionTree, seconds: float, error: str | None) -> None:
+        """Show a tree that has grown, or was stopped."""
+        state, text = {
+            "complete": ("done", "done"),
+            "budget": ("done", f"stopped at the budget of {tree.request.max_nodes:,} nodes"),
+            "partial": ("partial", "stopped before it was complete"),
+        }[tree.status]
+        self._kept = self._figures(tree, seconds).but(
+            state=state, text=text, progress=1.0, resumable=tree.partial, error=error
+        )
+        self._view.show_result("tree", {**tree.payload(), "run": self._runs})
+        self._settle()
+
+    def _figures(self, tree: DefinitionTree, seconds: float) -> Status:
+        return Status(
+            run=self._runs,
+            nodes=len(tree),
+            covered=tree.covered_probability,
+            threshold=tree.request.cutoff,
+            seconds=seconds,
+        )
+
+    def _fail(self, panel: Panel, job: Job, error: BaseException) -> None:
+        with self._lock:
+            if panel.job is job:
+                panel.job, panel.error = None, in_words(error)
+                self._settle()
+
+    def _settle(self) -> None:
+        """Tell how things stand after a panel's work has ended, well or not."""
+        error = next((p.error for p in self.panels.values() if p.error is not None), None)
+        tree = self.panels["tree"]
+        if tree.job is not None or self._pause is not None:
+            self._tell(self.status.but(error=error))
+        elif tree.error is not None:
+            self._tell(self._kept.but(state="error", text="not computed", error=error))
+        else:
+            self._tell(self._kept.but(error=error or self._kept.error))
+
+    def _tell(self, status: Status) -> None:
+        self.status = status
+        self._view.show_status(status)
+
+
+_END = object()
+
+
+def _lowers(before: tree_analysis.TreeRequest, wanted: tree_analysis.TreeRequest) -> bool:
+    """Return whether all that is wanted anew is a lower cutoff."""
+    return wanted.cutoff < before.cutoff and replace(before, cutoff=wanted.cutoff) == wanted
+
+
+def _share(threshold: float, cutoff: float) -> float:
+    """Return how far growth is on the way, in logarithms, from probability 1 to the cutoff."""
+    return min(1.0, math.log(max(threshold, cutoff)) / math.log(cutoff)) if cutoff < 1 else 1.0
+
+
+def in_words(error: BaseException) -> str:
+    """Return what to tell a reader of an error."""
+    if isinstance(error, ExplorerError):
+        return str(error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return "Out of memory. Free other models, or load this one in a smaller dtype."
+    return (
+        f"{type(error).__name__}: {error}. This is a fault in sae-explorer or in a library it uses; "
+        "what was shown before is kept. Try again, and report it if it stays."
+    )
