@@ -12,26 +12,30 @@ import sys
 import threading
 import time
 import warnings
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_explorer.analyses import ANALYSES
 from sae_explorer.errors import ExplorerError, PartialResultWarning
 from sae_explorer.request import Request, from_text, schema
-from sae_explorer.request import options as request_options
 from sae_explorer.results import FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sae_explorer.subject import Subject
+    from sae_explorer.widget.explorer import FeatureExplorer
 
 _INTERRUPTED = 130
+
+_REPORT_SUMMARY = "write everything about a feature as one page that opens anywhere"
 
 _EXAMPLES = """examples:
   sae-explorer demo
   sae-explorer tree --demo --layer 3 --feature 288 --weights decoder --json tree.json
   sae-explorer tokens --release gemma-2b-res-jb --layer 12 --feature 4021 --csv -
+  sae-explorer report --release gemma-2b-res-jb --layer 12 --feature 4021 --html feature.html
   sae-explorer tree --model ./model --sae ./sae --feature 17 --cutoff 1e-4
 
 exit status: 0 done; 1 the request cannot be answered (one line on stderr says why); 2 wrong usage;
@@ -72,6 +76,8 @@ def _command(words: list[str]) -> int:
     if words and words[0] in ANALYSES:
         given = _analysis_parser(words[0]).parse_args(_joined(words[1:]))
         return _analyse(words[0], given)
+    if words and words[0] == "report":
+        return _report(_report_parser().parse_args(_joined(words[1:])))
     _top_parser().parse_args(words[:1])
     return _demo(_demo_parser().parse_args(words[1:]))
 
@@ -100,9 +106,12 @@ def _top_parser() -> argparse.ArgumentParser:
     version = f"sae-explorer {metadata.version('sae-explorer')}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    commands.add_parser("demo", help="explain a feature of the bundled model", add_help=False)
+    commands.add_parser(
+        "demo", help="explain a feature of the bundled model; writes a report", add_help=False
+    )
     for name, analysis in ANALYSES.items():
         commands.add_parser(name, help=analysis.summary, add_help=False)
+    commands.add_parser("report", help=_REPORT_SUMMARY, add_help=False)
     return parser
 
 
@@ -110,25 +119,53 @@ def _demo_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sae-explorer demo",
         description="Explain a feature of the bundled dictionary model, offline: its definition "
-        "tree and its nearest tokens.",
+        "tree and its nearest tokens, here and in a report that opens in a browser.",
     )
     parser.add_argument("--layer", type=int, choices=(1, 3), help="layer of the SAE (default: 3)")
     parser.add_argument("--feature", type=int, help="default: one that explains itself well")
-    parser.add_argument(
-        "--json",
-        metavar="PATH",
-        default="sae-explorer-demo.json",
-        help="where the tree is written (default: %(default)s)",
-    )
+    for flag, what in (("json", "the tree"), ("html", "the report")):
+        parser.add_argument(
+            f"--{flag}",
+            metavar="PATH",
+            default=f"sae-explorer-demo.{flag}",
+            help=f"where {what} is written (default: %(default)s)",
+        )
     return parser
 
 
 def _analysis_parser(name: str) -> argparse.ArgumentParser:
     analysis = ANALYSES[name]
     request, result, _run = analysis.load()
+    parser = _subject_parser(name, analysis.summary)
+    _add_options(parser, schema(request))
+
+    output = parser.add_argument_group("output (to the terminal unless one of these is given)")
+    for flag, form in FORMATS.items():
+        if hasattr(result, form.method):
+            text = f"write {flag.upper()}; - for stdout"
+            output.add_argument(f"--{flag}", metavar="PATH", help=text)
+    return parser
+
+
+def _report_parser() -> argparse.ArgumentParser:
+    from sae_explorer.widget.session import OPTIONS
+
+    parser = _subject_parser("report", _REPORT_SUMMARY)
+    _add_options(parser, OPTIONS.values())
+    parser.add_argument(
+        "--html",
+        metavar="PATH",
+        default="sae-explorer-report.html",
+        help="where the page is written; - for stdout (default: %(default)s)",
+    )
+    return parser
+
+
+def _subject_parser(name: str, summary: str) -> argparse.ArgumentParser:
+    """Begin the parser of a command that asks something of a model and an SAE."""
     parser = argparse.ArgumentParser(
         prog=f"sae-explorer {name}",
-        description=analysis.summary.capitalize() + ".",
+        description=summary.capitalize() + ".",
         allow_abbrev=False,
     )
     subject = parser.add_argument_group("the model and the SAE")
@@ -142,24 +179,19 @@ def _analysis_parser(name: str) -> argparse.ArgumentParser:
     subject.add_argument("--sae", metavar="FOLDER", help="folder of an SAE in SAELens' format")
     subject.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     subject.add_argument("--dtype", help="float32, bfloat16 or float16")
-
-    options = parser.add_argument_group("options")
-    limits = {option: about.range_text() for option, about in request_options(request).items()}
-    for entry in schema(request):
-        _add_option(options, entry, limits[entry["name"]])
-
-    output = parser.add_argument_group("output (to the terminal unless one of these is given)")
-    for flag, form in FORMATS.items():
-        if hasattr(result, form.method):
-            text = f"write {flag.upper()}; - for stdout"
-            output.add_argument(f"--{flag}", metavar="PATH", help=text)
     return parser
 
 
-def _add_option(group: Any, entry: dict[str, Any], limits: str) -> None:
+def _add_options(parser: argparse.ArgumentParser, entries: Iterable[dict[str, Any]]) -> None:
+    group = parser.add_argument_group("options")
+    for entry in entries:
+        _add_option(group, entry)
+
+
+def _add_option(group: Any, entry: dict[str, Any]) -> None:
     """Add the flag of one option of a request, as its schema describes it."""
     flag = "--" + entry["name"].replace("_", "-")
-    notes = [limits] if limits else []
+    notes = [entry["range"]] if entry["range"] else []
     if entry["kind"] == "floats":
         notes.append("or the path of a .npy file")
     if entry["default"] not in (None, []):
@@ -179,31 +211,86 @@ def _demo(given: argparse.Namespace) -> int:
     from rich.columns import Columns
     from rich.console import Group
 
-    from sae_explorer.analyses import tokens, tree_formats, trees
+    from sae_explorer.analyses import tree_formats
+    from sae_explorer.analyses.tokens import rank_tokens
     from sae_explorer.loading import demo
+    from sae_explorer.widget.explorer import FeatureExplorer
 
-    _check_paths({"json": given.json})
+    paths = {"json": given.json, "html": given.html}
+    _check_paths(paths)
     began = time.perf_counter()
     _say("loading the bundled dictionary model")
-    chosen = demo.shown(given.layer) if given.feature is None else given.feature
-    layer = given.layer or demo.SHOWN_LAYER
+    # As much as can be read in a terminal; the widget's own defaults grow more.
+    options: dict[str, Any] = {"cutoff": 5e-4, "max_depth": 12}
+    if given.feature is not None:
+        options["feature"] = given.feature
     with contextlib.redirect_stdout(sys.stderr):
-        subject = demo.load().select(layer=layer)
-    request = trees.TreeRequest(feature=chosen, **demo.DIRECTION, cutoff=5e-4, max_depth=12)
-    tree, status = _with_progress(trees.run, subject, request)
-    ranking = tokens.rank_tokens(subject, feature=chosen, **demo.DIRECTION, limit=20)
-    title = f"What does feature {chosen} of the SAE at layer {layer} mean?"
+        explorer = FeatureExplorer.demo(given.layer, **options)
+        status = _wait(explorer, "working")
+    tree, subject, feature = explorer.tree, explorer.subject, explorer.feature
+    assert tree is not None  # wait() would have raised
+    assert subject is not None
+    ranking = rank_tokens(subject, feature=feature, **demo.DIRECTION, limit=20)
+    title = f"What does feature {feature} of the SAE at layer {subject.sae.layer} mean?"
     side_by_side = Columns([tree_formats.rich_tree(tree), ranking], padding=(0, 4))
     _show(Group(title, tree_formats.answers(tree), side_by_side))
     _write(tree.to_json, given.json)
+    _write(explorer.to_html, given.html)
+    if given.html != "-":
+        _open(Path(given.html))
     _say(f"{time.perf_counter() - began:.1f} s in all")
     return status
+
+
+def _report(given: argparse.Namespace) -> int:
+    from sae_explorer.widget.explorer import FeatureExplorer
+    from sae_explorer.widget.session import Panel
+
+    panels = [Panel.of(name) for name in ANALYSES]
+    options = {
+        name: value
+        for panel in panels
+        for name, value in _given_options(panel.request_class, given).items()
+        if name in panel.takes
+    }
+    _check_paths({"html": given.html})
+    with contextlib.redirect_stdout(sys.stderr):
+        explorer = FeatureExplorer(subject=_subject(given), **options)
+        status = _wait(explorer, "growing the tree")
+    _write(explorer.to_html, given.html)
+    return status
+
+
+def _wait(explorer: FeatureExplorer, title: str) -> int:
+    """Wait for an explorer, showing how far it is; return the exit status."""
+    cancel = threading.Event()
+    with _first_interrupt_sets(cancel), _display(title) as show:
+        while True:
+            try:
+                explorer.wait(timeout=0.1)
+                break
+            except TimeoutError:
+                show(explorer.status)
+                if cancel.is_set():
+                    explorer.cancel()
+    status = explorer.status
+    _say(f"{status.text}: {status.nodes:,} nodes in {status.seconds:.1f} s")
+    return _INTERRUPTED if cancel.is_set() else 0
+
+
+def _open(page: Path) -> None:
+    """Open a page in the reader's browser, where there is a screen to show it on."""
+    has_screen = sys.platform in ("darwin", "win32") or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
+    )
+    if has_screen and sys.stdout.isatty():
+        webbrowser.open(page.resolve().as_uri())
 
 
 def _analyse(name: str, given: argparse.Namespace) -> int:
     request_class, _result, run = ANALYSES[name].load()
     paths = {flag: path for flag in FORMATS if (path := getattr(given, flag, None)) is not None}
-    request = _request(request_class, given)
+    request = request_class.from_options(_given_options(request_class, given))
     _check_paths(paths)
     # Whatever the libraries print while they load is no part of the output.
     with contextlib.redirect_stdout(sys.stderr):
@@ -216,7 +303,8 @@ def _analyse(name: str, given: argparse.Namespace) -> int:
     return status
 
 
-def _request(request_class: type[Request], given: argparse.Namespace) -> Request:
+def _given_options(request_class: type[Request], given: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of a request that the flags give, as values."""
     options = {}
     for entry in schema(request_class):
         name = entry["name"]
@@ -228,7 +316,7 @@ def _request(request_class: type[Request], given: argparse.Namespace) -> Request
         elif isinstance(value, str):
             value = from_text(request_class, name, value)
         options[name] = value
-    return request_class.from_options(options)
+    return options
 
 
 def _array(name: str, path: str) -> Any:

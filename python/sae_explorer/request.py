@@ -174,7 +174,8 @@ def schema(request: type[Request]) -> list[dict[str, Any]]:
     -------
     list of dict
         One entry an option: ``name``, ``group`` (that of the class which declares it), ``kind`` (``"int"``, ``"float"``, ``"bool"``, ``"str"`` or
-        ``"floats"``), ``optional``, ``default`` and the fields of :class:`Option`.
+        ``"floats"``), ``optional``, ``default``, ``range`` in words, and the fields of
+        :class:`Option`.
     """
     kinds = _field_types(request)
     defaults = {f.name: f.default for f in dataclasses.fields(request)}
@@ -191,6 +192,7 @@ def schema(request: type[Request]) -> list[dict[str, Any]]:
                 "kind": kind,
                 "optional": types.NoneType in accepted,
                 "default": list(default) if isinstance(default, tuple) else default,
+                "range": entry.range_text(),
                 **dataclasses.asdict(entry),
             }
         )

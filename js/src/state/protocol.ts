@@ -23,6 +23,8 @@ export interface Control {
   default: Value;
   help: string;
   unit: string;
+  /** What is allowed, in words; empty if everything is. */
+  range: string;
   minimum: number | null;
   maximum: number | null;
   above: number | null;
