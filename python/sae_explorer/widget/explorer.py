@@ -43,8 +43,8 @@ class _Option(traitlets.TraitType[Any, Any]):
         super().set(obj, value)
 
 
-def _traits() -> dict[str, traitlets.TraitType[Any, Any]]:
-    """Return a trait for each option, and one for each result, in which the browser gets it."""
+def _members() -> dict[str, Any]:
+    """Return a trait for each option and, for each analysis, its result and the browser's copy."""
     defaults = {name: entry["default"] for name, entry in OPTIONS.items()}
     return {
         **{
@@ -59,11 +59,19 @@ def _traits() -> dict[str, traitlets.TraitType[Any, Any]]:
             f"_{name}": traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
             for name in ANALYSES
         },
+        **{name: _result(name) for name in ANALYSES},
     }
 
 
+def _result(name: str) -> property:
+    return property(
+        lambda self: self._session.panels[name].result,
+        doc=f"What is shown by {name!r}: {ANALYSES[name].summary}; None where there is none yet.",
+    )
+
+
 _Widget: Any = types.new_class(
-    "_Widget", (anywidget.AnyWidget,), exec_body=lambda body: body.update(_traits())
+    "_Widget", (anywidget.AnyWidget,), exec_body=lambda body: body.update(_members())
 )
 
 
@@ -101,6 +109,11 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
     >>> explorer = FeatureExplorer(subject=subject, feature=17)  # doctest: +SKIP
     >>> explorer.wait().tree.definitions(5)  # doctest: +SKIP
     """
+
+    if TYPE_CHECKING:
+        tree: DefinitionTree | None
+        tokens: TokenRanking | None
+        lens: LogitLens | None
 
     _esm: ClassVar[str] = html.asset("widget.js")
     _css: ClassVar[str] = html.asset("widget.css")
@@ -198,21 +211,6 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
     def subject(self) -> Subject | None:
         """The model and the SAE; None while they are being loaded."""
         return self._session.subject
-
-    @property
-    def tree(self) -> DefinitionTree | None:
-        """The definition tree that is shown, None before the first; see :meth:`wait`."""
-        return self._session.panels["tree"].result  # type: ignore[no-any-return]
-
-    @property
-    def tokens(self) -> TokenRanking | None:
-        """The nearest tokens."""
-        return self._session.panels["tokens"].result  # type: ignore[no-any-return]
-
-    @property
-    def lens(self) -> LogitLens | None:
-        """The logit lens; None for a ghost that is a token or an embedding."""
-        return self._session.panels["lens"].result  # type: ignore[no-any-return]
 
     @property
     def status(self) -> Status:
