@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import csv
+import gzip
 import io
 import json
 import os
@@ -487,6 +489,63 @@ def test_an_interrupt_while_loading_ends_with_130(
     out, err = capsys.readouterr()
     assert out == ""
     assert said(err)[-1] == "interrupted"
+
+
+# --- The report -----------------------------------------------------------------------------------
+
+
+def test_a_report_holds_what_the_commands_give(
+    disk: Path, subject: Subject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "feature.html"
+    words = ["--feature=3", "--cutoff=0.01", "--max-depth=3", "--exponent=1.2", "--limit=7"]
+    assert main(["report", *on(disk), *words, "--html", str(page)]) == 0
+    assert capsys.readouterr().out == ""
+    (text,) = re.findall(r'<script id="carried"[^>]*>(.*?)</script>', page.read_text("utf-8"), re.S)
+    attached = attachments(json.loads(text))
+    tree = grow_tree(subject, feature=3, cutoff=0.01, max_depth=3)
+    tokens = rank_tokens(subject, feature=3, exponent=1.2, limit=7)
+    assert attached["tree.json"] == tree.to_json()
+    assert attached["tokens.csv"] == tokens.to_csv()
+    assert attached["lens.json"] == logit_lens(subject, feature=3).to_json()
+
+
+def attachments(document: Any) -> dict[str, str]:
+    """Return the files that a page carries, wherever in its document they stand."""
+    state = document["state"]
+    for path, data in zip(document["paths"], document["buffers"], strict=True):
+        place = state
+        for step in path[:-1]:
+            place = place[step]
+        place[path[-1]] = base64.b64decode(data)
+    return {
+        name: gzip.decompress(file["data"]).decode() for name, file in state["_attachments"].items()
+    }
+
+
+def test_a_report_is_written_of_a_partial_tree(
+    disk: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = tmp_path / "feature.html"
+    endless = ["--feature=3", "--cutoff=1e-12", "--top-k=20", "--max-nodes=none"]
+    with interrupts_at({2}, monkeypatch):
+        assert main(["report", *on(disk), *endless, "--html", str(page)]) == 130
+    assert "stopped before it was complete" in page.read_text("utf-8")
+    assert said(capsys.readouterr().err)[-1] == f"wrote {page}"
+
+
+def test_what_a_report_cannot_say_is_refused_before_anything_is_computed(
+    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "nowhere" / "feature.html"
+    assert main(["report", *on(disk), "--feature=3", "--html", str(page)]) == 1
+    assert main(["report", *on(disk), "--feature=99999"]) == 1
+    first, last = said(capsys.readouterr().err)[0::3]
+    assert "there is no folder" in first
+    assert "There is no feature 99999" in last
 
 
 # --- The real command -----------------------------------------------------------------------------

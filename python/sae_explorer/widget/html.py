@@ -42,7 +42,8 @@ _POLICY = (
 )
 
 _PAGE_STYLE = (
-    ":root{color-scheme:light dark}"
+    # Here the explorer has the window to itself.
+    ":root{color-scheme:light dark;--sae-height:max(480px,100vh - 32px)}"
     "body{margin:0;padding:16px;font:14px/1.5 system-ui,sans-serif;"
     "background:Canvas;color:CanvasText}"
 )

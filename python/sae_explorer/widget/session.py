@@ -449,14 +449,13 @@ class Session:
         with self._lock:
             if panel.job is not job:
                 return
-            panel.job, self._told = None, None
             if len(tree) == 1 and tree.partial and panel.result is not None:
                 # Stopped before there was anything: what was shown before is worth more.
-                panel.wanted = None
+                panel.job = panel.wanted = self._told = None
                 self._settle()
             else:
-                panel.result, self._grower = tree, grower
-                self._keep(tree, seconds, error)
+                self._keep(panel, tree, seconds, error)
+                self._grower = grower
 
     def _tell_growth(
         self, panel: Panel, job: Job, grower: tree_analysis.TreeGrower, seconds: float
@@ -484,17 +483,18 @@ class Session:
             rows = {**tree.payload(first=first, stop=stop), "run": self._runs}
         self._view.show_growth(rows, self.status)
 
-    def _keep(self, tree: DefinitionTree, seconds: float, error: str | None) -> None:
+    def _keep(self, panel: Panel, tree: DefinitionTree, seconds: float, error: str | None) -> None:
         """Show a tree that has grown, or was stopped."""
         state, text = {
             "complete": ("done", "done"),
-            "budget": ("done", f"stopped at the budget of {tree.request.max_nodes:,} nodes"),
+            "budget": ("done", f"stopped at its budget of {len(tree):,} nodes"),
             "partial": ("partial", "stopped before it was complete"),
         }[tree.status]
         self._kept = self._figures(tree, seconds).but(
             state=state, text=text, progress=1.0, resumable=tree.partial, error=error
         )
         self._view.show_result("tree", {**tree.payload(), "run": self._runs})
+        panel.job, panel.result, self._told = None, tree, None
         self._settle()
 
     def _figures(self, tree: DefinitionTree, seconds: float) -> Status:
@@ -508,7 +508,7 @@ class Session:
 
     def _fail(self, panel: Panel, job: Job, error: BaseException) -> None:
         with self._lock:
-            if panel.job is job:
+            if panel.job is job or not job.cancelled.is_set():
                 panel.job, panel.error = None, in_words(error)
                 self._settle()
 
