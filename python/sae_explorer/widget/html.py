@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sae_explorer.analyses.tree_formats import percent
 from sae_explorer.errors import ExplorerError
 from sae_explorer.text import visible, visible_token
+from sae_explorer.widget.protocol import parted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,18 +23,6 @@ if TYPE_CHECKING:
     from sae_explorer.analyses.logit_lens import LogitLens
     from sae_explorer.analyses.tokens import TokenRanking
     from sae_explorer.results import Result
-
-#: The traits that a page carries; whatever else a widget syncs belongs to its notebook.
-TRAITS = (
-    "_subject",
-    "_controls",
-    "_values",
-    "_status",
-    "_files",
-    "_tree",
-    "_tokens",
-    "_lens",
-)
 
 #: The page may run what it carries, and reach nobody.
 _POLICY = (
@@ -133,22 +122,21 @@ def page(
     ExplorerError
         If the front-end was not built.
     """
-    carried = {name: state[name] for name in TRAITS if name in state}
-    carried |= {
-        "_saved": True,
-        "_files": list(attachments),
-        "_attachments": {
-            name: {"mime": mime, "data": gzip.compress(content, mtime=0)}
-            for name, (mime, content) in attachments.items()
-        },
-    }
-    paths: list[list[str | int]] = []
-    buffers: list[str] = []
-    plain = _without_buffers(carried, [], paths, buffers)
+    carried, buffers = parted(
+        {
+            **state,
+            "_saved": True,
+            "_files": list(attachments),
+            "_attachments": {
+                name: {"mime": mime, "data": gzip.compress(content, mtime=0)}
+                for name, (mime, content) in attachments.items()
+            },
+        }
+    )
     document = {
-        "state": plain,
-        "paths": paths,
-        "buffers": buffers,
+        "paths": carried.pop("buffers"),
+        "state": carried,
+        "buffers": [base64.b64encode(buffer).decode("ascii") for buffer in buffers],
         "css": asset("widget.css"),
         "module": asset("widget.js"),
     }
@@ -170,27 +158,6 @@ def page(
         _tag("script", _Markup(host)),
     )
     return f"<!doctype html>\n{_tag('html', head, body, lang='en')}\n"
-
-
-def _without_buffers(
-    value: Any, path: list[str | int], paths: list[list[str | int]], buffers: list[str]
-) -> Any:
-    """Return ``value`` with None for its buffers, and note them in base64 and their paths."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        paths.append(path)
-        buffers.append(base64.b64encode(value).decode("ascii"))
-        return None
-    if isinstance(value, dict):
-        return {
-            key: _without_buffers(below, [*path, key], paths, buffers)
-            for key, below in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [
-            _without_buffers(below, [*path, index], paths, buffers)
-            for index, below in enumerate(value)
-        ]
-    return value
 
 
 def summary(

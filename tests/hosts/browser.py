@@ -1,0 +1,131 @@
+"""Finds or installs a browser, and watches what a page does in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+#: Without these Chromium itself asks its maker for this and that.
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+#: What these name is in the page already.
+WITHIN = ("blob:", "data:", "about:")
+
+_REPORT_VIOLATIONS = """
+addEventListener("securitypolicyviolation", (event) =>
+  console.error(`policy: ${event.violatedDirective} forbids ${event.blockedURI}`));
+"""
+
+
+@dataclass
+class Visit:
+    """A page, and what was seen of it since it was opened."""
+
+    page: Page
+    #: Addresses that it asked for, itself apart.
+    requests: list[str] = field(default_factory=list)
+    #: Exceptions, errors on the console, violations of its content security policy.
+    problems: list[str] = field(default_factory=list)
+
+
+def executable(playwright: Playwright) -> str:
+    """Return the path of a browser: an installed one, else Playwright's own, else Debian's."""
+    installed = _installed()
+    if installed is not None:
+        return installed
+    own = playwright.chromium.executable_path
+    if Path(own).exists():
+        return own
+    if Path("/etc/debian_version").exists() and os.geteuid() == 0:
+        for command in (["update"], ["install", "-y", "--no-install-recommends", "chromium"]):
+            subprocess.run(
+                ["apt-get", "-q", *command],
+                check=False,
+                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            )
+    installed = _installed()
+    if installed is None:
+        pytest.fail(
+            f"These tests need a browser, and none of {', '.join(NAMES)} is on the PATH. Install "
+            "Chromium with your system's packages, or run: playwright install chromium"
+        )
+    return installed
+
+
+def _installed() -> str | None:
+    return next((path for path in map(shutil.which, NAMES) if path), None)
+
+
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """Run a browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=executable(playwright), args=list(FLAGS)
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def visit(
+    browser: Browser,
+    address: str,
+    *,
+    offline: bool = True,
+    dark: bool = False,
+    width: int = 1280,
+    height: int = 900,
+) -> Iterator[Visit]:
+    """Open a page in a profile of its own and watch it."""
+    context = browser.new_context(
+        offline=offline,
+        color_scheme="dark" if dark else "light",
+        viewport={"width": width, "height": height},
+    )
+    try:
+        context.add_init_script(_REPORT_VIOLATIONS)
+        seen = Visit(context.new_page())
+
+        def request(asked: Request) -> None:
+            if asked.url != address and not asked.url.startswith(WITHIN):
+                seen.requests.append(asked.url)
+
+        def console(message: ConsoleMessage) -> None:
+            if message.type == "error":
+                seen.problems.append(message.text)
+
+        context.on("request", request)
+        context.on("console", console)
+        context.on("weberror", lambda error: seen.problems.append(str(error.error)))
+        seen.page.goto(address)
+        yield seen
+    finally:
+        context.close()
