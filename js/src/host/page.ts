@@ -34,7 +34,7 @@ async function start(summary: HTMLElement): Promise<void> {
 
   const style = document.createElement("style");
   style.textContent = css;
-  const el = document.createElement("main");
+  const el = document.createElement("div");
   document.head.append(style);
   summary.before(el);
   try {
@@ -51,6 +51,7 @@ async function start(summary: HTMLElement): Promise<void> {
 
 const summary = document.getElementById("summary") as HTMLElement;
 start(summary).catch((error: unknown) => {
+  console.error(error);
   const notice = document.createElement("p");
   notice.setAttribute("role", "alert");
   notice.textContent = `The interactive view could not start in this browser (${error}). This is its summary.`;

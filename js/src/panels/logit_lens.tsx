@@ -14,7 +14,7 @@ const LENSES = ["normalised", "raw"] as const;
 const SIDES = ["top", "bottom"] as const;
 
 export function LensPanel() {
-  const payload = useExplorer().synced.lens.value;
+  const payload = useExplorer().synced.result<LensPayload>("lens").value;
   if (!payload) return <p class="sae-nothing">The logit lens reads a feature or a vector.</p>;
   return <Lens payload={payload} />;
 }
@@ -62,12 +62,12 @@ function Lens({ payload }: { payload: LensPayload }) {
         <TakeAway file="lens.csv" rows={listed} />
       </div>
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reached by keyboard */}
-      <div class="sae-lens-lists" tabIndex={0} role="region" aria-label="Logit lens">
+      <section class="sae-lens-lists" tabIndex={0} aria-label="Logit lens">
         {blocks.map(({ side, rows }) => (
           <table key={side} aria-label={`${side}, ${lens.value}`}>
             <thead>
               <tr>
-                <th scope="col">{side === "top" ? "raises most" : "lowers most"}</th>
+                <th scope="col">{side === "top" ? "raised" : "lowered"}</th>
                 <th scope="col" data-numeric>
                   logit
                 </th>
@@ -92,7 +92,7 @@ function Lens({ payload }: { payload: LensPayload }) {
             </tbody>
           </table>
         ))}
-      </div>
+      </section>
       <p class="sae-foot">
         {visible(payload.label)}
         {lens.value === "normalised" ? ", after the model's final norm" : ", as it is"}

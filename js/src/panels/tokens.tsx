@@ -5,8 +5,8 @@ import { numbers } from "../state/columns.ts";
 import { useExplorer } from "../state/context.ts";
 import type { TokensPayload } from "../state/protocol.ts";
 import { visible } from "../text.ts";
-import { labelOf, Option } from "../ui/controls.tsx";
-import { count, decimals, plain } from "../ui/format.ts";
+import { Entry, labelOf, Option } from "../ui/controls.tsx";
+import { count, decimals, numberIn, plain } from "../ui/format.ts";
 import { Formula } from "../ui/formula.tsx";
 import { same, useOption } from "../ui/option.ts";
 import { Slider, scaleOf } from "../ui/slider.tsx";
@@ -40,7 +40,7 @@ export function rank(payload: TokensPayload, exponent: number): Ranking {
 }
 
 export function TokensPanel() {
-  const payload = useExplorer().synced.tokens.value;
+  const payload = useExplorer().synced.result<TokensPayload>("tokens").value;
   if (!payload) return <p class="sae-nothing">The nearest tokens appear here.</p>;
   return <Tokens payload={payload} />;
 }
@@ -51,6 +51,7 @@ function Tokens({ payload }: { payload: TokensPayload }) {
   const sorting = useSignal<Sorting>({ key: "rank", falling: false });
   const find = useSignal("");
 
+  const live = synced.contact.value === "live";
   const [least, most] = payload.exponents;
   const asked = typeof exponent.value === "number" ? exponent.value : payload.exponent;
   // Beyond that range other tokens may rank: what is shown waits for the kernel.
@@ -69,12 +70,15 @@ function Tokens({ payload }: { payload: TokensPayload }) {
 
   const control = synced.controls.value.find((entry) => entry.name === "exponent");
   const slider = control?.slider ?? payload.exponents;
-  const scale = control && scaleOf(control, [Math.max(slider[0], least), Math.min(slider[1], most)]);
+  const scale =
+    control && scaleOf(control, [Math.max(slider[0], least), Math.min(slider[1], most)]);
 
   const listed = () => [
     ["rank", "token", "ratio", "cosine", "centroid_cosine", "token_id"],
     ...rows.map((place) =>
-      columns.map(({ key, value }) => (key === "token" ? visible(payload.text[place]) : value(place))),
+      columns.map(({ key, value }) =>
+        key === "token" ? visible(payload.text[place]) : value(place),
+      ),
     ),
   ];
 
@@ -93,7 +97,22 @@ function Tokens({ payload }: { payload: TokensPayload }) {
           disabled={false}
           onChange={exponent.change}
         />
-        <output class="sae-figure">{plain(asked)}</output>
+        <Entry
+          class="sae-number"
+          inputMode="decimal"
+          label="Exponent"
+          text={plain(asked)}
+          disabled={!scale}
+          onCommit={(text) => {
+            const value = numberIn(text);
+            if (!Number.isFinite(value)) return "This is no number.";
+            if (!live && (value < least || value > most)) {
+              return `Without a kernel it can be ${plain(least)} to ${plain(most)}.`;
+            }
+            exponent.change(value);
+            return null;
+          }}
+        />
       </div>
       <Filters />
       <div class="sae-tools">
@@ -125,9 +144,7 @@ function Tokens({ payload }: { payload: TokensPayload }) {
         }}
         empty={wanted ? "No token in the list holds this." : "No token passes the filters."}
       />
-      <p class="sae-foot">
-        {`${count(rows.length)} of ${count(payload.candidates)} tokens`}
-      </p>
+      <p class="sae-foot">{`${count(rows.length)} of ${count(payload.candidates)} tokens`}</p>
     </div>
   );
 }
@@ -145,7 +162,7 @@ function columnsOf(payload: TokensPayload, order: number[], ratio: Float64Array)
       key: "rank",
       title: "#",
       help: "Rank by the ratio",
-      width: "38px",
+      width: "40px",
       numeric: true,
       value: (place) => ranks[place],
       cell: (place) => ranks[place],
@@ -163,7 +180,7 @@ function columnsOf(payload: TokensPayload, order: number[], ratio: Float64Array)
       key: "ratio",
       title: "ratio",
       help: "The formula's value: the lower, the nearer",
-      width: "58px",
+      width: "56px",
       numeric: true,
       value: (place) => ratio[place],
       cell: (place) => decimals(ratio[place], 4),

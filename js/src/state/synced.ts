@@ -5,11 +5,10 @@ import { restore } from "./buffers.ts";
 import type {
   Ask,
   Control,
-  LensPayload,
+  Payload,
   Status,
   SubjectInfo,
   Tell,
-  TokensPayload,
   TreePayload,
   Values,
 } from "./protocol.ts";
@@ -38,8 +37,8 @@ export interface Synced {
   values: ReadonlySignal<Values>;
   status: ReadonlySignal<Status>;
   tree: ReadonlySignal<TreeData | null>;
-  tokens: ReadonlySignal<TokensPayload | null>;
-  lens: ReadonlySignal<LensPayload | null>;
+  /** What an analysis has found, by its name in Python; the tree alone grows, and is `tree`. */
+  result<P extends Payload>(name: string): ReadonlySignal<P | null>;
   contact: ReadonlySignal<Contact>;
   /** What the last change was refused for; null when it was taken. */
   refusal: Signal<string | null>;
@@ -98,8 +97,7 @@ export function connect(model: Model): Synced {
   const values = trait<Values>("_values", {});
   const status = trait<Status>("_status", NO_STATUS);
   const files = trait<string[]>("_files", []);
-  const tokens = trait<TokensPayload | null>("_tokens", null);
-  const lens = trait<LensPayload | null>("_lens", null);
+  const results = new Map<string, Signal<Payload | null>>();
   const contact = signal<Contact>(model.get("_saved") ? "saved" : "live");
   const refusal = signal<string | null>(null);
 
@@ -179,8 +177,11 @@ export function connect(model: Model): Synced {
     values,
     status,
     tree,
-    tokens,
-    lens,
+    result<P extends Payload>(name: string) {
+      const known = results.get(name) ?? trait<Payload | null>(`_${name}`, null);
+      results.set(name, known);
+      return known as Signal<P | null>;
+    },
     contact,
     refusal,
     files,

@@ -5,9 +5,9 @@ import type { ComponentChildren } from "preact";
 import { useRef, useState } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
 import type { Control, Value } from "../state/protocol.ts";
-import { plain } from "./format.ts";
+import { count, numberIn, plain } from "./format.ts";
 import { Icon } from "./icon.tsx";
-import { type Choice, same, useOption } from "./option.ts";
+import { type Choice, same, useAsk, useOption } from "./option.ts";
 import { Slider, scaleOf } from "./slider.tsx";
 
 const GHOST = "{ghost}";
@@ -21,8 +21,8 @@ const SPECIAL: Record<string, (props: FieldProps) => ComponentChildren> = {
 interface FieldProps {
   control: Control;
   choice: Choice;
-  /** What null means for this subject, where that is known. */
-  effective: Value;
+  /** What null means for this subject; undefined while there is none, null where it means nothing. */
+  effective: Value | undefined;
   disabled: boolean;
   /** Id of the element that describes the option. */
   help: string;
@@ -44,17 +44,14 @@ export function Controls() {
   const { synced } = useExplorer();
   const explained = useSignal(false);
   const live = synced.contact.value === "live";
-  const reset = () =>
-    synced.ask({ type: "reset" }).catch((error: Error) => {
-      synced.refusal.value = error.message;
-    });
+  const ask = useAsk();
   return (
     <div class="sae-controls" data-explained={explained.value || undefined}>
       <Reason />
       <ControlGroup group="vector" title="Ghost" />
       <ControlGroup group="tree" title="Tree" />
       <div class="sae-controls-foot">
-        <button type="button" disabled={!live} onClick={reset}>
+        <button type="button" disabled={!live} onClick={() => ask({ type: "reset" })}>
           Reset to defaults
         </button>
         <button
@@ -104,7 +101,8 @@ export function Option({ control }: { control: Control }) {
   const choice = useOption(control.name);
   const help = useUnique();
   const disabled = synced.contact.value !== "live";
-  const effective = synced.subject.value?.effective[control.name] ?? null;
+  const subject = synced.subject.value;
+  const effective = subject ? (subject.effective[control.name] ?? null) : undefined;
   const Field = SPECIAL[control.name] ?? fieldOf(control);
   return (
     <div class="sae-option" data-option={control.name}>
@@ -124,7 +122,12 @@ function fieldOf(control: Control): (props: FieldProps) => ComponentChildren {
 }
 
 /** The line above a control. */
-function Head({ control, choice, disabled, children }: FieldProps & { children?: ComponentChildren }) {
+function Head({
+  control,
+  choice,
+  disabled,
+  children,
+}: FieldProps & { children?: ComponentChildren }) {
   const changed = !same(choice.value, control.default);
   const label = labelOf(control.name);
   const usual = control.default === null ? "default" : `default, ${inWords(control.default)}`;
@@ -156,7 +159,7 @@ function inWords(value: Value): string {
 function Sliding(props: FieldProps) {
   const { control, choice, effective, disabled, help } = props;
   const scale = scaleOf(control);
-  const number = (choice.value ?? effective) as number | null;
+  const number = (choice.value ?? effective ?? null) as number | null;
   const low = scale?.value(0) ?? 0;
   const high = scale?.value(scale.steps) ?? 1;
   return (
@@ -166,20 +169,30 @@ function Sliding(props: FieldProps) {
       </Head>
       <Slider
         scale={scale}
-        // Without a limit is beyond the largest of them.
-        value={number ?? high}
+        // Without a limit is beyond the largest of them; a default is not known before the model.
+        value={number ?? (control.default === null ? low : high)}
         label={labelOf(control.name)}
-        text={number === null ? "no limit" : plain(number)}
+        text={number === null ? nullWord(control) : plain(number)}
         describedby={help}
         disabled={disabled}
         onChange={choice.change}
       />
       <div class="sae-ends" aria-hidden="true">
-        <span>{plain(low)}</span>
-        <span>{plain(high)}</span>
+        <span>{written(control, low)}</span>
+        <span>{written(control, high)}</span>
       </div>
     </>
   );
+}
+
+/** A value as it is shown, and can be written. */
+function written(control: Control, value: number): string {
+  return control.kind === "int" ? count(value) : plain(value);
+}
+
+/** What a number of null is called where it stands for no number that is known. */
+function nullWord(control: Control): string {
+  return control.default === null ? "default" : "no limit";
 }
 
 function Plain(props: FieldProps) {
@@ -193,14 +206,14 @@ function Plain(props: FieldProps) {
 /** A number as text: takes any, within the slider's range or not; the kernel has the last word. */
 function NumberBox({ control, choice, effective, disabled, help }: FieldProps) {
   const standing = choice.value as number | null;
-  const usual = effective as number | null;
+  const usual = (effective ?? null) as number | null;
   return (
     <Entry
       class="sae-number"
       inputMode="decimal"
       label={labelOf(control.name)}
-      text={standing === null ? "" : plain(standing)}
-      placeholder={usual === null ? "no limit" : plain(usual)}
+      text={standing === null ? "" : written(control, standing)}
+      placeholder={usual === null ? nullWord(control) : plain(usual)}
       tag={standing === null && usual !== null ? "default" : ""}
       help={help}
       disabled={disabled}
@@ -210,7 +223,7 @@ function NumberBox({ control, choice, effective, disabled, help }: FieldProps) {
           choice.change(null);
           return null;
         }
-        const value = Number(text.replace("−", "-").replaceAll(",", ""));
+        const value = numberIn(text);
         if (!Number.isFinite(value)) return "This is no number.";
         choice.change(value);
         return null;
@@ -301,8 +314,8 @@ function Text(props: FieldProps) {
         class="sae-line"
         label={labelOf(control.name)}
         text={(choice.value as string | null) ?? ""}
-        placeholder={effective === null ? "none" : String(effective)}
-        tag={choice.value === null && effective !== null ? "default" : ""}
+        placeholder={effective === null ? "none" : String(effective ?? "")}
+        tag={choice.value === null && effective ? "default" : ""}
         help={help}
         disabled={disabled}
         onCommit={(text) => {
@@ -321,6 +334,7 @@ function Switch(props: FieldProps) {
       <input
         type="checkbox"
         role="switch"
+        aria-checked={choice.value === true}
         class="sae-switch"
         aria-label={labelOf(control.name)}
         aria-describedby={help}
@@ -333,11 +347,26 @@ function Switch(props: FieldProps) {
 }
 
 function Three(props: FieldProps) {
-  return <Pick {...props} words={[["true", "yes"], ["false", "no"]]} of={(word) => word === "true"} />;
+  return (
+    <Pick
+      {...props}
+      words={[
+        ["true", "yes"],
+        ["false", "no"],
+      ]}
+      of={(word) => word === "true"}
+    />
+  );
 }
 
 function Words(props: FieldProps) {
-  return <Pick {...props} words={props.control.choices.map((word) => [word, word])} of={(word) => word} />;
+  return (
+    <Pick
+      {...props}
+      words={props.control.choices.map((word) => [word, word])}
+      of={(word) => word}
+    />
+  );
 }
 
 function Pick(props: FieldProps & { words: [string, string][]; of(word: string): Value }) {
@@ -377,7 +406,12 @@ export function Segments<T extends string>(props: {
 }) {
   const name = useUnique();
   return (
-    <div class="sae-segments" role="radiogroup" aria-label={props.label} aria-describedby={props.help}>
+    <div
+      class="sae-segments"
+      role="radiogroup"
+      aria-label={props.label}
+      aria-describedby={props.help}
+    >
       {props.words.map((word) => (
         <label key={word}>
           <input
@@ -415,7 +449,10 @@ function Weights(props: FieldProps) {
           help={help}
           disabled={disabled}
           onCommit={(text) => {
-            const numbers = text.replaceAll("−", "-").split(/[\s,;]+/).filter(Boolean).map(Number);
+            const numbers = text
+              .split(/[\s,;]+/)
+              .filter(Boolean)
+              .map(numberIn);
             if (numbers.length !== 2 || !numbers.every(Number.isFinite)) {
               return "Two numbers are needed: of the encoder and of the decoder.";
             }
@@ -491,7 +528,6 @@ function Components(props: FieldProps) {
       {weights.map((weight, index) => {
         const label = `PC ${index + 1}`;
         return (
-          // biome-ignore lint/suspicious/noArrayIndexKey: a component is its place
           <div class="sae-component" key={index}>
             <span>{label}</span>
             <Slider
@@ -510,8 +546,8 @@ function Components(props: FieldProps) {
               text={plain(weight)}
               disabled={disabled}
               onCommit={(text) => {
-                const value = Number(text);
-                if (!text.trim() || !Number.isFinite(value)) return "This is no number.";
+                const value = numberIn(text);
+                if (!Number.isFinite(value)) return "This is no number.";
                 choice.change(weights.map((old, at) => (at === index ? value : old)));
                 return null;
               }}
@@ -565,7 +601,7 @@ function Prompt(props: FieldProps) {
       <textarea
         ref={box}
         class="sae-prompt"
-        rows={4}
+        rows={3}
         spellcheck={false}
         aria-label={labelOf(control.name)}
         aria-describedby={`${help} ${warning}`}

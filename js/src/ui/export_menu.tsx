@@ -1,10 +1,12 @@
 // Everything that can be saved (rows B13, C6, H2), and what it was made from (row N8).
 import { useSignal } from "@preact/signals";
+import { PANELS } from "../panels/index.ts";
 import { useExplorer } from "../state/context.ts";
-import type { Payload, Value } from "../state/protocol.ts";
+import type { Value } from "../state/protocol.ts";
 import { visible } from "../text.ts";
 import { save } from "./files.ts";
 import { plain } from "./format.ts";
+import { useRefuse } from "./option.ts";
 import { pictureOf } from "./picture.ts";
 import { Popover } from "./popover.tsx";
 
@@ -15,11 +17,6 @@ const FORMATS: Record<string, string> = {
   dot: "Graphviz DOT",
   svg: "SVG picture",
   png: "PNG picture",
-};
-const RESULTS: Record<string, string> = {
-  tree: "Definition tree",
-  tokens: "Nearest tokens",
-  lens: "Logit lens",
 };
 const REPORT = "report.html";
 const PICTURES = ["svg", "png"] as const;
@@ -34,6 +31,7 @@ interface Item {
 export function ExportMenu() {
   const explorer = useExplorer();
   const { synced, root } = explorer;
+  const refuse = useRefuse();
   const busy = useSignal("");
   const groups = groupsOf(synced.files.value, synced.tree.value !== null);
 
@@ -47,7 +45,7 @@ export function ExportMenu() {
         if (answer) save(answer, root);
       }
     } catch (error) {
-      synced.refusal.value = (error as Error).message;
+      refuse(error as Error);
     } finally {
       busy.value = "";
     }
@@ -93,17 +91,22 @@ export function ExportMenu() {
   );
 }
 
+/** A result by the title of its panel. */
+function titleOf(name: string): string {
+  return PANELS.find((panel) => panel.name === name)?.title ?? name;
+}
+
 function groupsOf(files: string[], tree: boolean): { title: string; items: Item[] }[] {
   const groups = new Map<string, Item[]>();
   const put = (title: string, item: Item) =>
     groups.set(title, [...(groups.get(title) ?? []), item]);
   for (const file of files.filter((name) => name !== REPORT)) {
     const [result, form] = file.split(".");
-    put(RESULTS[result] ?? result, { file, text: FORMATS[form] ?? form });
+    put(titleOf(result), { file, text: FORMATS[form] ?? form });
   }
   if (tree) {
     for (const picture of PICTURES) {
-      put(RESULTS.tree, { file: `tree.${picture}`, text: FORMATS[picture], picture });
+      put(titleOf("tree"), { file: `tree.${picture}`, text: FORMATS[picture], picture });
     }
   }
   if (files.includes(REPORT)) {
@@ -115,7 +118,7 @@ function groupsOf(files: string[], tree: boolean): { title: string; items: Item[
 /** Arrow keys, Home and End among the items of a menu. */
 function walk(event: KeyboardEvent & { currentTarget: HTMLElement }) {
   const items = [...event.currentTarget.querySelectorAll<HTMLElement>("[role=menuitem]")];
-  const at = items.findIndex((item) => item === event.target);
+  const at = items.indexOf(event.target as HTMLElement);
   const next = {
     ArrowDown: (at + 1) % items.length,
     ArrowUp: (at - 1 + items.length) % items.length,
@@ -130,8 +133,8 @@ function walk(event: KeyboardEvent & { currentTarget: HTMLElement }) {
 /** What the results were made from. */
 export function About() {
   const { synced } = useExplorer();
-  const source: Payload | null =
-    synced.tree.value ?? synced.tokens.value ?? synced.lens.value ?? null;
+  const results = PANELS.map(({ name }) => synced.result(name).value);
+  const source = results.find((result) => result !== null);
   return (
     <Popover
       label="About"

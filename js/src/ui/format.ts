@@ -28,3 +28,10 @@ export function decimals(value: number, places: number): string {
   const text = Math.abs(value) < 1e4 ? value.toFixed(places) : value.toExponential(2);
   return text.replace("-", "−").replace("e+", "e");
 }
+
+/** The number that a text says, thousands set off or not; NaN if it says none. */
+export function numberIn(text: string): number {
+  const bare = text.trim().replace("−", "-");
+  if (/^-?\d{1,3}(,\d{3})+$/.test(bare)) return Number(bare.replaceAll(",", ""));
+  return bare === "" ? Number.NaN : Number(bare);
+}

@@ -31,7 +31,11 @@ export function Formula({ exponent }: { exponent: number }) {
               <Cosine of="v" />
               <mo>)</mo>
             </mrow>
-            <mn>{plain(exponent)}</mn>
+            <mrow>
+              <mi>m</mi>
+              <mo>=</mo>
+              <mn>{plain(exponent)}</mn>
+            </mrow>
           </msup>
           <mrow>
             <mn>1</mn>
@@ -42,8 +46,7 @@ export function Formula({ exponent }: { exponent: number }) {
       </math>
       <p>
         <i>v</i> the ghost vector, <i>E</i>
-        <sub>t</sub> the token's embedding, <i>μ</i> the mean of all. The lowest come first; the
-        exponent is <i>m</i> = {plain(exponent)}.
+        <sub>t</sub> the token's embedding, <i>μ</i> the mean of all. The lowest come first.
       </p>
     </div>
   );

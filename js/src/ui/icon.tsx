@@ -15,7 +15,8 @@ const PATHS = {
   minus: "M3.5 8h9",
   reset: "M4 3v3.5h3.5M4.2 6.2A4.8 4.8 0 1 1 3.4 9.6",
   // States: each has a shape of its own, so that colour says nothing alone.
-  loading: "M8 2.5v2m0 7v2m5.5-5.5h-2m-7 0h-2m9.4-3.9-1.4 1.4m-5 5-1.4 1.4m7.8 0-1.4-1.4m-5-5L4.1 4.1",
+  loading:
+    "M8 2.5v2m0 7v2m5.5-5.5h-2m-7 0h-2m9.4-3.9-1.4 1.4m-5 5-1.4 1.4m7.8 0-1.4-1.4m-5-5L4.1 4.1",
   growing: "M3 8h4m0 0 4-4h2M7 8l4 4h2M7 8h6",
   done: "m3 8.5 3.2 3.2L13 4.8",
   partial: "M8 2.5a5.5 5.5 0 1 0 5.5 5.5M8 2.5V8h5.5",

@@ -2,12 +2,12 @@
 import { useComputed, useSignal, useSignalEffect } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
-import type { Value } from "../state/protocol.ts";
+import type { Ask, Value } from "../state/protocol.ts";
 
 /** At most one message in so many milliseconds, and the final value. */
 const PAUSE = 150;
 /** How long an answer may stay away before what the kernel last said is shown again. */
-const SETTLED = 1500;
+const SETTLED = 5000;
 
 export interface Choice {
   /** What is shown: the reader's choice, or what the kernel says. */
@@ -21,10 +21,13 @@ export function useOption(name: string): Choice {
   const timers = useRef<{ send?: Timer; settle?: Timer; waiting?: { value: Value } | null }>({});
   const own = useComputed(() => synced.values.value[name] ?? null);
 
-  useEffect(() => () => {
-    clearTimeout(timers.current.send);
-    clearTimeout(timers.current.settle);
-  }, []);
+  useEffect(
+    () => () => {
+      clearTimeout(timers.current.send);
+      clearTimeout(timers.current.settle);
+    },
+    [],
+  );
 
   useSignalEffect(() => {
     const told = synced.values.value[name] ?? null;
@@ -58,6 +61,21 @@ export function useOption(name: string): Choice {
 }
 
 type Timer = ReturnType<typeof setTimeout>;
+
+/** What shows a failure in the widget, dismissible. */
+export function useRefuse(): (error: Error) => void {
+  const { refusal } = useExplorer().synced;
+  return (error) => {
+    refusal.value = error.message;
+  };
+}
+
+/** Ask for something that answers with nothing but a refusal. */
+export function useAsk(): (message: Ask) => void {
+  const { synced } = useExplorer();
+  const refuse = useRefuse();
+  return (message) => void synced.ask(message).catch(refuse);
+}
 
 export function same(one: Value, other: Value): boolean {
   return JSON.stringify(one) === JSON.stringify(other);

@@ -1,7 +1,7 @@
 // A button with something that opens below it.
-import { type Signal, useSignal } from "@preact/signals";
+import { useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { useRef } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { useUnique } from "./controls.tsx";
 import { Icon, type IconName } from "./icon.tsx";
 
@@ -14,9 +14,15 @@ export function Popover(props: {
   /** Drawn while it is open. */
   children(close: () => void): ComponentChildren;
 }) {
-  const open: Signal<boolean> = useSignal(false);
+  const open = useSignal(false);
   const button = useRef<HTMLButtonElement>(null);
+  const popup = useRef<HTMLDivElement>(null);
   const id = useUnique();
+  const shown = open.value;
+  useEffect(() => {
+    const first = popup.current?.querySelector<HTMLElement>("[role=menuitem]");
+    if (shown) (first ?? popup.current)?.focus();
+  }, [shown]);
   function close() {
     open.value = false;
     button.current?.focus();
@@ -56,21 +62,18 @@ export function Popover(props: {
       </button>
       {open.value && (
         // Takes the focus where a click on what is within does not, so that it stays open.
+        // biome-ignore lint/a11y/useAriaPropsSupportedByRole: both of its roles take a label
         <div
           id={id}
           class="sae-popup"
           role={props.role}
           aria-label={props.title}
           tabIndex={-1}
-          ref={(popup) => popup?.contains(popup.ownerDocument.activeElement) || firstOf(popup)?.focus()}
+          ref={popup}
         >
           {props.children(close)}
         </div>
       )}
     </span>
   );
-}
-
-function firstOf(popup: HTMLElement | null): HTMLElement | null {
-  return popup?.querySelector<HTMLElement>("[role=menuitem]") ?? popup;
 }

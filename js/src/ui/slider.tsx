@@ -52,7 +52,15 @@ interface SliderProps {
   onChange(value: number): void;
 }
 
-export function Slider({ scale, value, label, text, describedby, disabled, onChange }: SliderProps) {
+export function Slider({
+  scale,
+  value,
+  label,
+  text,
+  describedby,
+  disabled,
+  onChange,
+}: SliderProps) {
   const steps = scale?.steps ?? 1;
   const position = scale?.position(value) ?? 0;
   return (

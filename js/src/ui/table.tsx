@@ -2,7 +2,6 @@
 import { useComputed, useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
-import { count } from "./format.ts";
 
 export interface TableColumn {
   key: string;
@@ -49,11 +48,11 @@ export function Table(props: {
   empty: string;
 }) {
   const { columns, rows, sorting, onSort } = props;
-  const box = useRef<HTMLDivElement>(null);
+  const box = useRef<HTMLElement>(null);
   const top = useSignal(0);
   const height = useSignal(0);
   useEffect(() => {
-    const element = box.current as HTMLDivElement;
+    const element = box.current as HTMLElement;
     const watch = new ResizeObserver(() => {
       height.value = element.clientHeight;
     });
@@ -68,12 +67,11 @@ export function Table(props: {
   );
 
   return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reached by keyboard
-    <div
+    <section
       class="sae-table"
       ref={box}
+      // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reached by keyboard
       tabIndex={0}
-      role="region"
       aria-label={props.label}
       onScroll={(event) => {
         top.value = event.currentTarget.scrollTop;
@@ -122,14 +120,14 @@ export function Table(props: {
         </tbody>
       </table>
       {!rows.length && <p class="sae-nothing">{props.empty}</p>}
-    </div>
+    </section>
   );
 }
 
 /** The place of rows that are not drawn. */
 function Gap({ rows, columns }: { rows: number; columns: number }) {
   return (
-    <tr class="sae-gap" aria-hidden="true" title={`${count(rows)} rows`}>
+    <tr class="sae-gap">
       <td colSpan={columns} style={{ height: rows * ROW }} />
     </tr>
   );

@@ -4,6 +4,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
 import { copy, save } from "./files.ts";
 import { Icon } from "./icon.tsx";
+import { useRefuse } from "./option.ts";
 
 /** How long a button says that it has copied, in milliseconds. */
 const SAID = 1500;
@@ -18,9 +19,7 @@ export function TakeAway(props: {
   const copied = useSignal(false);
   const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
   useEffect(() => () => clearTimeout(timer.current), []);
-  const refuse = (error: Error) => {
-    synced.refusal.value = error.message;
-  };
+  const refuse = useRefuse();
 
   async function copyRows() {
     await copy(
@@ -53,11 +52,7 @@ export function TakeAway(props: {
         {copied.value ? "Copied" : "Copy"}
       </button>
       {synced.files.value.includes(props.file) && (
-        <button
-          type="button"
-          title={`Save ${props.file}`}
-          onClick={() => saveFile().catch(refuse)}
-        >
+        <button type="button" title={`Save ${props.file}`} onClick={() => saveFile().catch(refuse)}>
           <Icon name="save" />
           CSV
         </button>

@@ -1,0 +1,375 @@
+// A definition tree as columns, and what of it is to be seen.
+//
+// Rows are most probable first and a parent comes before its children, so a tree only ever grows at
+// its end, hiding what is improbable cuts a tail off, and one pass over the rows, forwards or
+// backwards, sees every node after or before those below it. Nothing here needs a stack.
+import { joinTokens } from "../text.ts";
+import { numbers } from "./columns.ts";
+import type { Payload, Provenance, TreePayload, Values } from "./protocol.ts";
+
+const END = 1;
+const CLOSES = 2;
+const QUIET = 4;
+const BYTE = 8;
+
+/** The columns, which may hold more rows than a TreeData that reads them. */
+class Rows {
+  count = 0;
+  parent = new Int32Array(0);
+  token = new Int32Array(0);
+  probability = new Float32Array(0);
+  cumulative = new Float64Array(0);
+  depth = new Int32Array(0);
+  expanded = new Uint8Array(0);
+  /** The children of a row from the most probable on; 0, which is nobody's child, ends a list. */
+  firstChild = new Int32Array(0);
+  lastChild = new Int32Array(0);
+  nextSibling = new Int32Array(0);
+  /** Distinct tokens: text, id, and what kind they are of. */
+  texts: string[] = [];
+  ids: number[] = [];
+  kinds: number[] = [];
+
+  add(payload: TreePayload): void {
+    const { first, first_token, closing, end_ids } = payload;
+    const ids = numbers(payload.token_id);
+    for (let at = this.texts.length - first_token; at < ids.length; at += 1) {
+      this.texts.push(payload.text[at]);
+      this.ids.push(ids[at]);
+      this.kinds.push(kindOf(payload.text[at], ids[at], closing, end_ids));
+    }
+    const parent = numbers(payload.parent);
+    const token = numbers(payload.token);
+    const probability = numbers(payload.probability);
+    const stop = first + parent.length;
+    this.reserve(stop);
+    for (let row = this.count; row < stop; row += 1) {
+      const above = parent[row - first];
+      this.parent[row] = above;
+      this.token[row] = token[row - first];
+      this.probability[row] = probability[row - first];
+      if (above < 0) {
+        this.cumulative[row] = 1;
+        continue;
+      }
+      // No larger than that of the row before: float32 rounds, and the order is what is known.
+      this.cumulative[row] = Math.min(
+        this.cumulative[above] * probability[row - first],
+        this.cumulative[row - 1],
+      );
+      this.depth[row] = this.depth[above] + 1;
+      if (this.lastChild[above]) this.nextSibling[this.lastChild[above]] = row;
+      else this.firstChild[above] = row;
+      this.lastChild[above] = row;
+    }
+    // Rows that were sent before may have been run since.
+    this.expanded.set(numbers(payload.expanded), first);
+    this.count = Math.max(this.count, stop);
+  }
+
+  private reserve(count: number): void {
+    if (count <= this.parent.length) return;
+    const room = Math.max(count, 2 * this.parent.length);
+    this.parent = grown(this.parent, new Int32Array(room));
+    this.token = grown(this.token, new Int32Array(room));
+    this.probability = grown(this.probability, new Float32Array(room));
+    this.cumulative = grown(this.cumulative, new Float64Array(room));
+    this.depth = grown(this.depth, new Int32Array(room));
+    this.expanded = grown(this.expanded, new Uint8Array(room));
+    this.firstChild = grown(this.firstChild, new Int32Array(room));
+    this.lastChild = grown(this.lastChild, new Int32Array(room));
+    this.nextSibling = grown(this.nextSibling, new Int32Array(room));
+  }
+}
+
+function grown<T extends { set(from: T): void }>(from: T, to: T): T {
+  to.set(from);
+  return to;
+}
+
+function kindOf(text: string, id: number, closing: string, endIds: number[]): number {
+  const closes = closing !== "" && text.includes(closing);
+  const quiet = /^[\s\u2581"'`’”»]*$/u.test(text) || (closes && text.trim() === closing);
+  return (
+    (endIds.includes(id) ? END : 0) |
+    (closes ? CLOSES : 0) |
+    (quiet && id >= 0 ? QUIET : 0) |
+    (/^<0x[0-9A-F]{2}>$/.test(text) ? BYTE : 0)
+  );
+}
+
+/** A tree as far as it has grown; a longer one is a new object that shares the columns. */
+export class TreeData implements Payload {
+  readonly run: number;
+  /** Number of nodes, the root included. */
+  readonly count: number;
+  readonly label: string;
+  readonly request: Values;
+  readonly provenance: Provenance;
+  readonly status: TreePayload["status"];
+  readonly prompt: string;
+  readonly covered: number;
+
+  private constructor(
+    private readonly columns: Rows,
+    head: TreePayload,
+  ) {
+    this.count = columns.count;
+    this.run = head.run;
+    this.label = head.label;
+    this.request = head.request;
+    this.provenance = head.provenance;
+    this.status = head.status;
+    this.prompt = head.prompt;
+    this.covered = head.covered;
+  }
+
+  static from(payload: TreePayload): TreeData {
+    const columns = new Rows();
+    columns.add(payload);
+    return new TreeData(columns, payload);
+  }
+
+  /** The tree with the rows that come next; those among them that it has are passed over. */
+  append(payload: TreePayload): TreeData {
+    this.columns.add(payload);
+    return new TreeData(this.columns, payload);
+  }
+
+  /** The finished tree, if this one is its beginning. */
+  finished(whole: TreePayload): TreeData | undefined {
+    const count = whole.first + whole.parent.data.byteLength / Int32Array.BYTES_PER_ELEMENT;
+    return whole.run === this.run && count >= this.count ? this.append(whole) : undefined;
+  }
+
+  /** Row of the parent, -1 for the root. */
+  get parent(): Int32Array {
+    return this.columns.parent;
+  }
+  /** Number of the distinct token, for what is remembered of each. */
+  get token(): Int32Array {
+    return this.columns.token;
+  }
+  /** p: probability of the token after its parent. */
+  get probability(): Float32Array {
+    return this.columns.probability;
+  }
+  /** P: product of the probabilities along the path. */
+  get cumulative(): Float64Array {
+    return this.columns.cumulative;
+  }
+  get depth(): Int32Array {
+    return this.columns.depth;
+  }
+  /** The most probable child of a row; 0: none. It may lie beyond `count`, as siblings may. */
+  get firstChild(): Int32Array {
+    return this.columns.firstChild;
+  }
+  get nextSibling(): Int32Array {
+    return this.columns.nextSibling;
+  }
+
+  /** The least cumulative probability that the tree was grown to. */
+  get cutoff(): number {
+    const { cutoff } = this.request;
+    return typeof cutoff === "number" && cutoff > 0 ? cutoff : this.cumulative[this.count - 1];
+  }
+
+  tokenText(row: number): string {
+    return this.columns.texts[this.token[row]];
+  }
+
+  tokenId(row: number): number {
+    return this.columns.ids[this.token[row]];
+  }
+
+  /** Rows from the root's child down to `row`; empty for the root. */
+  path(row: number): number[] {
+    const rows: number[] = [];
+    for (let at = row; at > 0; at = this.parent[at]) rows.push(at);
+    return rows.reverse();
+  }
+
+  /** The definition so far. */
+  textOf(row: number): string {
+    // The end of a text is no part of what it says.
+    const said = this.path(row).filter((at) => !this.endsText(at));
+    return joinTokens(said.map((at) => this.tokenText(at))).trimStart();
+  }
+
+  /** Whether the token is one that ends a text. */
+  endsText(row: number): boolean {
+    return (this.kind(row) & END) !== 0;
+  }
+
+  /** Whether the answer is complete here: the text ends, or the quotation is closed. */
+  isEnd(row: number): boolean {
+    return (this.kind(row) & (END | CLOSES)) !== 0;
+  }
+
+  /** Whether the token is empty or only closes a quotation (row B10). */
+  isQuiet(row: number): boolean {
+    return (this.kind(row) & QUIET) !== 0;
+  }
+
+  /** Whether it is not known how the answer goes on: growth stopped here. */
+  isOpenTip(row: number): boolean {
+    const childless = !this.firstChild[row] || this.firstChild[row] >= this.count;
+    return childless && !this.columns.expanded[row] && !this.isEnd(row);
+  }
+
+  /** Number of rows, from the first, that are at least so probable. */
+  above(probability: number): number {
+    let low = 0;
+    let high = this.count;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.cumulative[middle] >= probability) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  /**
+   * Rows at which a text comes to be part of the definition so far, which it is not at their
+   * parents. Upper and lower case are the same.
+   */
+  search(query: string): number[] {
+    const wanted = folded(query);
+    if (!wanted) return [];
+    const { parent, token, columns } = this;
+    const words = columns.texts.map(folded);
+    const found: number[] = [];
+    // What of a definition may be the beginning of a match that the next token ends.
+    const tail: string[] = new Array(this.count);
+    const state = new Uint8Array(this.count);
+    const keep = wanted.length - 1;
+    tail[0] = "";
+    for (let row = 1; row < this.count; row += 1) {
+      const above = parent[row];
+      const before = state[above];
+      const kind = columns.kinds[token[row]];
+      const bytes = (before | kind) & BYTE;
+      if (before & CONTAINS) {
+        state[row] = CONTAINS;
+      } else if (bytes) {
+        // Bytes become characters only together, so the whole path is read.
+        const contains = folded(this.textOf(row)).includes(wanted);
+        state[row] = bytes | (contains ? CONTAINS : 0);
+        if (contains) found.push(row);
+      } else {
+        const word = kind & END ? "" : words[token[row]];
+        const text = before & BEGUN ? tail[above] + word : word.trimStart();
+        if (text.length >= wanted.length && text.includes(wanted)) {
+          state[row] = CONTAINS;
+          found.push(row);
+        } else {
+          state[row] = before | (text ? BEGUN : 0);
+          tail[row] = keep ? text.slice(-keep) : "";
+        }
+      }
+    }
+    return found;
+  }
+
+  private kind(row: number): number {
+    return this.columns.kinds[this.token[row]];
+  }
+}
+
+const CONTAINS = 1;
+const BEGUN = 2;
+
+/** Text as it is compared: without case, letter by letter, whatever stands beside a letter. */
+export function folded(text: string): string {
+  return text.toLowerCase().replaceAll("ς", "σ");
+}
+
+/** What a reader has chosen to see. */
+export interface Choice {
+  /** Open where P is at least this; null: as many nodes as fill a screen. */
+  openAbove: number | null;
+  /** What was opened (true) and folded (false) by hand. */
+  toggled: ReadonlyMap<number, boolean>;
+  /** Hide nodes less probable (P) than this. */
+  trim: number;
+  /** Hide quiet tokens, and what follows them. */
+  quiet: boolean;
+}
+
+/** What of a tree is left by trim and filter, and which of it is in sight. */
+export interface Shown {
+  tree: TreeData;
+  /** Rows in sight, in the order in which they are read: each before what is below it. */
+  rows: Int32Array;
+  /** By row: its index in `rows`, or -1. */
+  place: Int32Array;
+  /** By row: how many nodes its branch has in sight, itself included. */
+  extent: Int32Array;
+  /** By row: how many nodes its branch has at all, itself included; 0: the row is hidden. */
+  size: Int32Array;
+  /** By row: whether what is below it is in sight, where there is anything. */
+  open: Uint8Array;
+}
+
+/** How many rows an outline opens by itself to show, by and by, some fifty. */
+function firstOpen(tree: TreeData): number {
+  // Of the children that a node may have, about half pass the cutoff. Counted in rows, so that
+  // nothing opens or folds while a tree grows.
+  const widest = typeof tree.request.top_k === "number" ? tree.request.top_k : 5;
+  return Math.max(4, Math.round(100 / (1 + widest)));
+}
+
+export function show(tree: TreeData, choice: Choice): Shown {
+  const { parent } = tree;
+  const { count } = tree;
+  const size = new Int32Array(count);
+  const extent = new Int32Array(count);
+  const place = new Int32Array(count).fill(-1);
+  const open = new Uint8Array(count);
+
+  const left = Math.max(1, tree.above(choice.trim));
+  open.fill(1, 0, choice.openAbove === null ? firstOpen(tree) : tree.above(choice.openAbove));
+  for (const [row, wanted] of choice.toggled) if (row < count) open[row] = wanted ? 1 : 0;
+
+  size[0] = extent[0] = 1;
+  for (let row = 1; row < left; row += 1) {
+    if (!size[parent[row]] || (choice.quiet && tree.isQuiet(row))) continue;
+    size[row] = 1;
+    if (extent[parent[row]] && open[parent[row]]) extent[row] = 1;
+  }
+  for (let row = left - 1; row > 0; row -= 1) {
+    size[parent[row]] += size[row];
+    extent[parent[row]] += extent[row];
+  }
+  const rows = new Int32Array(extent[0]);
+  place.set(inOrder(tree, extent, left));
+  for (let row = 0; row < left; row += 1) if (extent[row]) rows[place[row]] = row;
+  return { tree, rows, place, extent, size, open };
+}
+
+/** By row: its place when the tree is read, given how many nodes each branch counts for. */
+export function inOrder(tree: TreeData, extent: Int32Array, count = extent.length): Int32Array {
+  const { parent } = tree;
+  const place = new Int32Array(count).fill(-1);
+  const next = new Int32Array(count);
+  place[0] = 0;
+  next[0] = 1;
+  for (let row = 1; row < count; row += 1) {
+    if (!extent[row]) continue;
+    place[row] = next[parent[row]];
+    next[parent[row]] += extent[row];
+    next[row] = place[row] + 1;
+  }
+  return place;
+}
+
+/** Rows of the children that trim and filter leave, most probable first. */
+export function childrenOf({ tree, size }: Shown, row: number): number[] {
+  const rows: number[] = [];
+  const { firstChild, nextSibling, count } = tree;
+  for (let child = firstChild[row]; child && child < count; child = nextSibling[child]) {
+    if (size[child]) rows.push(child);
+  }
+  return rows;
+}

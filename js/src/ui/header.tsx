@@ -1,0 +1,335 @@
+// Which feature, of what, and how far it is.
+import { useComputed } from "@preact/signals";
+import { useExplorer } from "../state/context.ts";
+import type { Ask, State, Status, SubjectInfo } from "../state/protocol.ts";
+import type { Contact } from "../state/synced.ts";
+import { visible } from "../text.ts";
+import { Entry } from "./controls.tsx";
+import { About, ExportMenu } from "./export_menu.tsx";
+import { count, numberIn, percent, plain } from "./format.ts";
+import { Icon, type IconName } from "./icon.tsx";
+import { useAsk, useOption } from "./option.ts";
+
+export interface Walk {
+  /** The feature shown; null where the ghost is none. */
+  feature: number | null;
+  /** Number of features there are to walk through; 0 without an SAE or a kernel. */
+  width: number;
+  /** Go to a feature; of those there are. */
+  go(feature: number): void;
+}
+
+/** Going from feature to feature. */
+export function useWalk(): Walk {
+  const { synced } = useExplorer();
+  const choice = useOption("feature");
+  const width = synced.contact.value === "live" ? (synced.subject.value?.width ?? 0) : 0;
+  return {
+    feature: typeof choice.value === "number" ? choice.value : null,
+    width,
+    go: (feature) => {
+      if (width > 0) choice.change(Math.min(Math.max(feature, 0), width - 1));
+    },
+  };
+}
+
+export function anyOf(width: number): number {
+  return Math.floor(Math.random() * width);
+}
+
+export function Header({ walk, onEmbed }: { walk: Walk; onEmbed(): void }) {
+  const { synced } = useExplorer();
+  const subject = synced.subject.value;
+  return (
+    <header class="sae-header">
+      <div class="sae-bar">
+        <Feature walk={walk} />
+        <Featured walk={walk} subject={subject} />
+        <Subject subject={subject} />
+        <span class="sae-spring" />
+        <Neuronpedia walk={walk} subject={subject} onEmbed={onEmbed} />
+        <About />
+        <ExportMenu />
+      </div>
+      <StatusBar />
+    </header>
+  );
+}
+
+function Feature({ walk }: { walk: Walk }) {
+  const { feature, width, go } = walk;
+  const { values, tree, result } = useExplorer().synced;
+  const still = width === 0;
+  const at = feature ?? -1;
+  const label = tree.value?.label ?? result("tokens").value?.label;
+  return (
+    <fieldset class="sae-feature" aria-label="Feature">
+      <span class="sae-feature-word">
+        {feature === null && values.value.feature === null && label ? visible(label) : "Feature"}
+      </span>
+      <button
+        type="button"
+        class="sae-icon-button"
+        aria-label="Previous feature"
+        aria-keyshortcuts="["
+        title="Previous feature  ["
+        disabled={still || at <= 0}
+        onClick={() => go(at - 1)}
+      >
+        <Icon name="previous" />
+      </button>
+      <Entry
+        class="sae-number sae-jump"
+        inputMode="numeric"
+        label="Feature to show"
+        text={feature === null ? "" : String(feature)}
+        placeholder="number"
+        disabled={still}
+        onStep={(direction) => go(at + direction)}
+        onCommit={(text) => {
+          const wanted = numberIn(text);
+          if (!Number.isInteger(wanted) || wanted < 0 || wanted >= width) {
+            return `Features are numbered 0 to ${count(width - 1)}.`;
+          }
+          go(wanted);
+          return null;
+        }}
+      />
+      <button
+        type="button"
+        class="sae-icon-button"
+        aria-label="Next feature"
+        aria-keyshortcuts="]"
+        title="Next feature  ]"
+        disabled={still || at >= width - 1}
+        onClick={() => go(at + 1)}
+      >
+        <Icon name="next" />
+      </button>
+      <button
+        type="button"
+        class="sae-icon-button"
+        aria-label="Random feature"
+        title="Random feature"
+        disabled={still}
+        onClick={() => go(anyOf(width))}
+      >
+        <Icon name="random" />
+      </button>
+    </fieldset>
+  );
+}
+
+function Featured({ walk, subject }: { walk: Walk; subject: SubjectInfo | null }) {
+  if (!subject?.featured.length) return null;
+  const known = subject.featured.some(({ feature }) => feature === walk.feature);
+  return (
+    <select
+      class="sae-select sae-featured"
+      aria-label="Featured features"
+      value={known ? String(walk.feature) : ""}
+      disabled={walk.width === 0}
+      onChange={(event) => walk.go(Number(event.currentTarget.value))}
+    >
+      <option value="" disabled>
+        Featured
+      </option>
+      {subject.featured.map(({ feature, label }) => (
+        <option key={feature} value={String(feature)}>
+          {`${feature}  ${visible(label)}`}
+        </option>
+      ))}
+    </select>
+  );
+}
+
+/** The model and the SAE in one line. */
+function Subject({ subject }: { subject: SubjectInfo | null }) {
+  if (!subject) return <span class="sae-subject" />;
+  const { model, sae, layer, width, hook_name, device, dtype } = subject;
+  const parts = [
+    model,
+    sae || "no SAE",
+    layer === null ? "" : `layer ${layer}`,
+    width ? `${count(width)} features` : "",
+  ].filter(Boolean);
+  return (
+    <span class="sae-subject" title={visible([...parts, hook_name, dtype, device].join("\n"))}>
+      {parts.map(visible).join(" · ")}
+    </span>
+  );
+}
+
+function Neuronpedia(props: { walk: Walk; subject: SubjectInfo | null; onEmbed(): void }) {
+  const { contact } = useExplorer().synced;
+  const address = addressOf(props.subject, props.walk.feature);
+  if (!address) return null;
+  return (
+    <>
+      <a class="sae-link" href={address} target="_blank" rel="noopener noreferrer">
+        Neuronpedia
+        <Icon name="outside" />
+      </a>
+      {contact.value !== "saved" && (
+        <button
+          type="button"
+          title="Load Neuronpedia's page of the feature here: this asks neuronpedia.org"
+          onClick={props.onEmbed}
+        >
+          Embed
+        </button>
+      )}
+    </>
+  );
+}
+
+export function addressOf(subject: SubjectInfo | null, feature: number | null): string | null {
+  return subject?.neuronpedia && feature !== null ? `${subject.neuronpedia}${feature}` : null;
+}
+
+const WORDS: Record<State | Exclude<Contact, "live">, [IconName, string]> = {
+  loading: ["loading", "loading"],
+  growing: ["growing", "growing"],
+  done: ["done", "done"],
+  partial: ["partial", "partial"],
+  error: ["error", "error"],
+  saved: ["saved", "saved copy"],
+  lost: ["lost", "no answer from the kernel"],
+};
+
+/** What a press of a button asks for, by the state it helps in. */
+function actionOf(status: Status): { text: string; ask: Ask; key?: string } | null {
+  if (status.state === "loading" || status.state === "growing") {
+    return { text: "Cancel", ask: { type: "cancel" }, key: "Escape" };
+  }
+  if (status.state === "error") return { text: "Try again", ask: { type: "run" } };
+  if (status.state === "partial" && status.resumable) {
+    return { text: "Grow on", ask: { type: "resume" } };
+  }
+  return null;
+}
+
+function StatusBar() {
+  const { synced } = useExplorer();
+  const ask = useAsk();
+  const status = synced.status.value;
+  const contact = synced.contact.value;
+  const kind = contact === "live" ? status.state : contact;
+  const [icon, word] = WORDS[kind];
+  const action = contact === "saved" ? null : actionOf(status);
+  const busy = contact === "live" && (status.state === "loading" || status.state === "growing");
+  // Spoken when the state changes, not with every figure.
+  const spoken = useComputed(() => {
+    const { contact, status } = synced;
+    if (contact.value !== "live") return WORDS[contact.value][1];
+    return status.value.state;
+  });
+  return (
+    <div class="sae-status">
+      <span class="sae-chip" data-state={kind}>
+        <Icon name={icon} />
+        {word}
+      </span>
+      <Figures status={status} />
+      <Notice />
+      <button
+        type="button"
+        class="sae-action"
+        data-shown={action !== null || undefined}
+        disabled={!action}
+        aria-hidden={!action || undefined}
+        aria-keyshortcuts={action?.key}
+        title={action?.key ? `${action.text}  Esc` : action?.text}
+        onClick={() => action && ask(action.ask)}
+      >
+        {action?.text ?? "Cancel"}
+      </button>
+      <Progress busy={busy} progress={status.progress} />
+      <span class="sae-unseen" role="status">
+        {spoken.value}
+      </span>
+    </div>
+  );
+}
+
+function Figures({ status }: { status: Status }) {
+  const { nodes, covered, threshold, seconds } = status;
+  const known = nodes > 0;
+  return (
+    <dl class="sae-figures" data-known={known || undefined}>
+      <div title={`Nodes of the tree. It is complete down to P = ${plain(threshold)}.`}>
+        <dt>nodes</dt>
+        <dd>{known ? count(nodes) : "–"}</dd>
+      </div>
+      <div title="Probability that an answer begins with a path to a tip of this tree; the rest of the answers leaves it.">
+        <dt>covered</dt>
+        <dd>{known ? percent(covered) : "–"}</dd>
+      </div>
+      <div title="Nodes grown in a second">
+        <dt>nodes/s</dt>
+        <dd>{known && seconds > 0 ? count(nodes / seconds) : "–"}</dd>
+      </div>
+    </dl>
+  );
+}
+
+/** What is going on in a line; what went wrong, over what is below if it is long. */
+function Notice() {
+  const { synced } = useExplorer();
+  const refusal = synced.refusal.value;
+  const { error, text } = synced.status.value;
+  const wrong = refusal ?? error;
+  return (
+    <div class="sae-notice">
+      {!wrong && <span title={visible(text)}>{visible(text)}</span>}
+      {/* There before it speaks, or nobody would hear it. */}
+      <div
+        role="alert"
+        class="sae-alert"
+        data-shown={wrong !== null || undefined}
+        // Opens to its whole length when it has the focus.
+        tabIndex={wrong !== null ? 0 : undefined}
+      >
+        {wrong !== null && (
+          <>
+            <Icon name="error" />
+            <span>{visible(wrong)}</span>
+          </>
+        )}
+        {refusal !== null && (
+          <button
+            type="button"
+            class="sae-icon-button"
+            aria-label="Dismiss"
+            title="Dismiss"
+            onClick={() => {
+              synced.refusal.value = null;
+            }}
+          >
+            <Icon name="close" />
+          </button>
+        )}
+      </div>
+    </div>
+  );
+}
+
+function Progress({ busy, progress }: { busy: boolean; progress: number | null }) {
+  // Its place is kept when there is none.
+  if (!busy) return <div class="sae-progress" />;
+  const known = progress !== null;
+  return (
+    <div
+      class="sae-progress"
+      role="progressbar"
+      aria-label="Progress"
+      aria-valuemin={0}
+      aria-valuemax={100}
+      aria-valuenow={known ? Math.round(100 * progress) : undefined}
+      data-known={known || undefined}
+      style={{ "--sae-at": known ? progress : 0 }}
+    >
+      <span />
+    </div>
+  );
+}

@@ -1,0 +1,122 @@
+import { act } from "preact/test-utils";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { click, FILES, press, type Shown, show } from "./explorer.tsx";
+
+let shown: Shown;
+let saved: { name: string; blob: Blob }[];
+
+beforeEach(() => {
+  saved = [];
+  let last: Blob;
+  vi.spyOn(URL, "createObjectURL").mockImplementation((blob) => {
+    last = blob as Blob;
+    return "blob:fake";
+  });
+  vi.spyOn(HTMLAnchorElement.prototype, "click").mockImplementation(function (
+    this: HTMLAnchorElement,
+  ) {
+    expect(shown.el.contains(this)).toBe(true);
+    saved.push({ name: this.download, blob: last });
+  });
+});
+afterEach(() => shown.close());
+
+const items = () =>
+  [...shown.el.querySelectorAll<HTMLElement>("[role=menuitem]")].map(
+    (item) => item.querySelector(".sae-menu-file")?.textContent,
+  );
+const item = (file: string) =>
+  [...shown.el.querySelectorAll<HTMLElement>("[role=menuitem]")].find((entry) =>
+    entry.textContent?.includes(file),
+  ) as HTMLElement;
+
+describe("export menu", () => {
+  test("offers what the kernel lists, pictures of the tree, and the report", async () => {
+    shown = await show();
+    await click(shown.button("Export"));
+    expect(items().sort()).toEqual([...FILES, "tree.svg", "tree.png"].sort());
+  });
+
+  test("offers no picture without a tree and no report in a copy", async () => {
+    shown = await show({ _saved: true, _tree: null, _files: ["tokens.csv"] });
+    await click(shown.button("Export"));
+    expect(items()).toEqual(["tokens.csv"]);
+  });
+
+  test("saves what the kernel writes, under its name and type", async () => {
+    shown = await show();
+    await click(shown.button("Export"));
+    await click(item("tree.nwk"));
+    expect(shown.asked("export").at(-1)?.file).toBe("tree.nwk");
+    const bytes = new TextEncoder().encode("xx(a,b);");
+    await shown.answer("export", {
+      ok: true,
+      file: { name: "tree.nwk", mime: "text/plain", data: new DataView(bytes.buffer, 2) },
+    });
+    expect(saved[0].name).toBe("tree.nwk");
+    expect(saved[0].blob.type).toBe("text/plain");
+    expect(await saved[0].blob.text()).toBe("(a,b);");
+    expect(shown.el.querySelector("a[download]")).toBeNull();
+  });
+
+  test("shows why a file could not be had", async () => {
+    shown = await show();
+    await click(shown.button("Export"));
+    await click(item("report.html"));
+    await shown.answer("export", { ok: false, error: "The front-end was not built." });
+    expect(shown.find("[role=alert]").textContent).toBe("The front-end was not built.");
+    expect(saved).toEqual([]);
+  });
+
+  test("is worked by keys, and gives the focus back", async () => {
+    shown = await show();
+    const button = shown.button("Export");
+    button.focus();
+    await press(button, "ArrowDown");
+    const focused = () => document.activeElement?.querySelector(".sae-menu-file")?.textContent;
+    const all = items();
+    expect(focused()).toBe(all[0]);
+    for (const [key, expected] of [
+      ["ArrowDown", all[1]],
+      ["End", all.at(-1)],
+      ["ArrowDown", all[0]],
+      ["ArrowUp", all.at(-1)],
+      ["Home", all[0]],
+    ] as const) {
+      await press(document.activeElement as Element, key);
+      expect(focused()).toBe(expected);
+    }
+    await press(document.activeElement as Element, "Escape");
+    expect(items()).toEqual([]);
+    expect(document.activeElement).toBe(button);
+  });
+
+  test("closes when the focus goes elsewhere", async () => {
+    shown = await show();
+    await click(shown.button("Export"));
+    await act(async () => shown.named("Scale").focus());
+    expect(items()).toEqual([]);
+  });
+});
+
+test("CSV beside a list saves the whole of it", async () => {
+  shown = await show();
+  await click(shown.find(".sae-tokens .sae-take button:nth-of-type(2)"));
+  expect(shown.asked("export").map(({ file }) => file)).toEqual(["tokens.csv"]);
+});
+
+test("what the results were made from can be read", async () => {
+  shown = await show();
+  await click(shown.button("About"));
+  const text = shown.find("[role=dialog]").textContent;
+  for (const part of [
+    "google/gemma-2b",
+    "9cf48e5",
+    "blocks.6.hook_resid_post",
+    "2.9.0",
+    "cutoff",
+    "5e-5",
+  ]) {
+    expect(text).toContain(part);
+  }
+});
