@@ -175,6 +175,11 @@ export class TreeData implements Payload {
     return typeof cutoff === "number" && cutoff > 0 ? cutoff : this.cumulative[this.count - 1];
   }
 
+  /** Number of distinct tokens. */
+  get distinct(): number {
+    return this.columns.texts.length;
+  }
+
   tokenText(row: number): string {
     return this.columns.texts[this.token[row]];
   }

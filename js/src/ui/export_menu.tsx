@@ -39,7 +39,7 @@ export function ExportMenu() {
     busy.value = file;
     try {
       if (picture) {
-        save({ name: file, blob: await pictureOf(picture, explorer) }, root);
+        save(await pictureOf(picture, explorer), root);
       } else {
         const answer = await synced.ask({ type: "export", file });
         if (answer) save(answer, root);
@@ -163,14 +163,14 @@ function Facts({ title, facts }: { title: string; facts: Record<string, Value> |
   return (
     <section>
       <h4>{title}</h4>
-      <dl>
+      <div class="sae-facts">
         {known.map(([name, value]) => (
           <div key={name}>
-            <dt>{name.replaceAll("_", " ")}</dt>
-            <dd>{inWords(value)}</dd>
+            <span>{name.replaceAll("_", " ")}</span>
+            <span>{inWords(value)}</span>
           </div>
         ))}
-      </dl>
+      </div>
     </section>
   );
 }

@@ -2,11 +2,8 @@
 import type { File } from "../state/synced.ts";
 
 /** Save a file the browser's way. `root` is where the link for it may stand for a moment. */
-export function save(file: File | { name: string; blob: Blob }, root: HTMLElement): void {
-  const blob =
-    "blob" in file
-      ? file.blob
-      : new Blob([file.data as Uint8Array<ArrayBuffer>], { type: file.mime });
+export function save(file: File, root: HTMLElement): void {
+  const blob = new Blob([file.data as Uint8Array<ArrayBuffer>], { type: file.mime });
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
   link.download = file.name;

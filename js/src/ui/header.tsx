@@ -256,20 +256,20 @@ function Figures({ status }: { status: Status }) {
   const { nodes, covered, threshold, seconds } = status;
   const known = nodes > 0;
   return (
-    <dl class="sae-figures" data-known={known || undefined}>
+    <div class="sae-figures" data-known={known || undefined}>
       <div title={`Nodes of the tree. It is complete down to P = ${plain(threshold)}.`}>
-        <dt>nodes</dt>
-        <dd>{known ? count(nodes) : "–"}</dd>
+        <b>{known ? count(nodes) : "–"}</b>
+        <span>nodes</span>
       </div>
       <div title="Probability that an answer begins with a path to a tip of this tree; the rest of the answers leaves it.">
-        <dt>covered</dt>
-        <dd>{known ? percent(covered) : "–"}</dd>
+        <b>{known ? percent(covered) : "–"}</b>
+        <span>covered</span>
       </div>
       <div title="Nodes grown in a second">
-        <dt>nodes/s</dt>
-        <dd>{known && seconds > 0 ? count(nodes / seconds) : "–"}</dd>
+        <b>{known && seconds > 0 ? count(nodes / seconds) : "–"}</b>
+        <span>nodes/s</span>
       </div>
-    </dl>
+    </div>
   );
 }
 
@@ -277,11 +277,11 @@ function Figures({ status }: { status: Status }) {
 function Notice() {
   const { synced } = useExplorer();
   const refusal = synced.refusal.value;
-  const { error, text } = synced.status.value;
+  const { error, state, text } = synced.status.value;
   const wrong = refusal ?? error;
   return (
     <div class="sae-notice">
-      {!wrong && <span title={visible(text)}>{visible(text)}</span>}
+      {!wrong && text !== state && <span title={visible(text)}>{visible(text)}</span>}
       {/* There before it speaks, or nobody would hear it. */}
       <div
         role="alert"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import reprlib
+import threading
 import time
 import types
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -195,10 +197,11 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         given: Mapping[str, Any],
         featured: Sequence[Mapping[str, Any]] = (),
     ) -> None:
+        self._changing = threading.RLock()
+        self._summary: Any = None
         self._session = Session(load, given, self)
         self._featured = list(featured)
         self._context = contextvars.copy_context()
-        self._summary: Any = None
         super().__init__()
         self._controls = [entry for name, entry in OPTIONS.items() if name not in SOURCES]
         self._store(self._session.values)
@@ -217,7 +220,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         """What the explorer is doing, with the figures that the header shows."""
         return self._session.status
 
-    def update(self, **changes: Any) -> None:
+    def update(self, /, **changes: Any) -> None:
         """Set several options at once, such as ``explorer.update(scale=2.5, centroid=True)``.
 
         Raises
@@ -225,9 +228,11 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         ExplorerError
             If one of them is unknown or out of range; then nothing is changed.
         """
-        accepted = self._session.checked(changes)
-        self._session.change(accepted)
-        self._store(accepted)
+        # One change after the other: a cell and the browser may set the same option at once.
+        with self._changing:
+            accepted = self._session.checked(changes)
+            self._session.change(accepted)
+            self._store(accepted)
 
     def reset(self) -> None:
         """Set all options but the feature back to what the explorer was made with."""
@@ -341,26 +346,33 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         return f"FeatureExplorer({self._label()}, {where}, {self.status.text})"
 
     def _ipython_display_(self) -> None:
-        from IPython.display import display
+        from IPython.display import DisplayHandle, display
 
         data, metadata = self._repr_mimebundle_()
         display(data, metadata=metadata, raw=True)
         # Beside it what a reader sees where scripts do not run; where the widget is alive, its
         # stylesheet hides this.
-        self._summary = display(self._summary_data(), raw=True, display_id=True)
+        if self._summary is None:
+            self._summary = DisplayHandle()  # one for all cells that show the explorer
+        self._summary.display(self._summary_data(), raw=True)
 
     def close(self) -> None:
         """Stop all work and take the widget away."""
-        self._session.close()
+        if hasattr(self, "_session"):  # not where its options were refused
+            self._session.close()
         super().close()
 
-    def _store(self, values: Mapping[str, Any]) -> None:
+    def set_state(self, sync_data: Mapping[str, Any]) -> None:
+        """Take nothing from the browser: it asks for changes by messages."""
+
+    def _store(self, values: dict[str, Any]) -> None:
         """Let the traits say what the session's options are."""
-        known = self.traits()
-        for name, value in values.items():
-            known[name].store(self, value)
-        now = self._session.values
+        now, known = self._session.values, self.traits()
         self._values = {k: list(v) if isinstance(v, tuple) else v for k, v in now.items()}
+        # Each of them, though an observer of another may fail.
+        with contextlib.ExitStack() as stack:
+            for name in reversed(values):
+                stack.callback(known[name].store, self, now[name])
 
     # ---- telling the browser
 

@@ -7,6 +7,7 @@ one does not keep another's token list waiting.
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
 import weakref
 from collections import deque
@@ -14,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+_log = logging.getLogger(__name__)
 
 
 class Job:
@@ -34,7 +38,6 @@ class Job:
         failed: Callable[[Job, BaseException], None],
     ) -> None:
         self.cancelled = threading.Event()
-        self.done = threading.Event()
         self._steps = steps(self)
         self._failed = failed
 
@@ -43,14 +46,13 @@ class Job:
         try:
             next(self._steps)
         except StopIteration:
-            self.done.set()
             return False
         # Whatever ends a job, even an exit, is the widget's to tell: nobody sees a thread's log.
         except BaseException as error:  # noqa: BLE001
             try:
                 self._failed(self, error)
-            finally:
-                self.done.set()
+            except Exception:  # the other jobs of the worker must go on
+                _log.exception("a failure could not be told")
             return False
         return True
 

@@ -163,8 +163,13 @@ class Session:
         self.subject: Subject | None = None
         self.panels = {name: Panel.of(name) for name in ANALYSES}
         self._pause: threading.Timer | None = None
+        #: What grew the last tree or is growing it, for what, and the seconds that it took by now.
         self._grower: tree_analysis.TreeGrower | None = None
+        self._grown: tree_analysis.TreeRequest | None = None
+        self._seconds = 0.0
         self._runs = 0
+        #: The run of the rows that were shown last.
+        self._streamed = 0
         #: The tree that is growing, as it was last told, and how many of its rows were.
         self._told: tuple[DefinitionTree, int] | None = None
         self.status = Status()
@@ -225,18 +230,16 @@ class Session:
                 self._tell(Status("error", "not loaded", error="Loading was cancelled. Try again."))
             elif self._pause is not None:
                 self._stop_pause()
-                tree.wanted = None
-                self._settle()
+                self._stay()
             elif tree.job is not None:
                 tree.job.cancelled.set()
 
     def resume(self) -> None:
-        """Grow a partial tree on from where it was stopped."""
+        """Grow on the tree that was stopped, or begin the one that was not let begin."""
         with self._lock:
-            if self._grower is None or not self.status.resumable:
+            if not self.status.resumable:
                 raise ExplorerError("There is no partial tree to grow on.")
-            self._tell(self._kept.but(state="growing", text="growing", resumable=False, error=None))
-            self._submit(self.panels["tree"], self._grow_on)
+            self._grow_after(0.0)
 
     def start(self) -> None:
         """Load the subject, or, where it is there, compute again what failed or was stopped."""
@@ -318,8 +321,8 @@ class Session:
         subject.geometry.mean_distance  # noqa: B018 - the default scale, which the first view needs
         with self._lock:
             if self._loading is job:
-                self.subject, self._loading = subject, None
                 self._view.show_subject(subject)
+                self.subject, self._loading = subject, None
                 try:
                     self.checked({})
                 except ExplorerError as error:
@@ -381,7 +384,11 @@ class Session:
         """Grow the tree that is wanted, after a pause in which more changes may come."""
         self._stop_pause()
         # What is shown stays on the screen, with its figures, until there is more to show.
-        self._tell(self._kept.but(state="growing", text="growing", progress=None, error=None))
+        self._tell(
+            self._kept.but(
+                state="growing", text="growing", progress=None, resumable=False, error=None
+            )
+        )
         if pause:
             self._pause = threading.Timer(pause, self.hurry)
             self._pause.daemon = True
@@ -395,36 +402,33 @@ class Session:
             self._pause = None
 
     def _grow(self, panel: Panel, job: Job) -> Iterator[None]:
-        """Grow the tree that is wanted; from the last one, where only the cutoff is lower."""
+        """Grow the tree that is wanted; on from the last one, where no more than the cutoff fell."""
         if panel.job is not job:
             return
-        wanted, last = panel.wanted, panel.result
+        wanted, grower = panel.wanted, self._grower
         assert isinstance(wanted, tree_analysis.TreeRequest)
-        grower, self._grower = self._grower, None
-        if grower is not None and last.status == "complete" and _lowers(last.request, wanted):
-            grower.lower(wanted.cutoff)
-            self._told = (last, len(last))
+        if grower is not None and self._grown is not None and _goes_on(self._grown, wanted):
+            (last,) = grower.trees()
+            if not last.partial:
+                self._told = (last, len(last))
+            elif self._told is None:
+                # All rows of the partial tree were shown, and those found now come between them.
+                self._runs += 1
+            if wanted != self._grown:
+                grower.lower(wanted.cutoff)
         else:
-            del grower  # its memory first: the next tree needs it
+            grower = self._grower = None  # its memory first: the next tree needs it
             assert self.subject is not None
             grower = tree_analysis.TreeGrower(self.subject, [wanted], keep=True)
             self._runs += 1
-            self._told = None
-        yield from self._follow(panel, job, grower)
-
-    def _grow_on(self, panel: Panel, job: Job) -> Iterator[None]:
-        """Go on with a partial tree."""
-        grower, self._grower = self._grower, None
-        assert grower is not None
-        # Rows that are found now come between those that were shown.
-        self._runs += 1
-        self._told = None
+            self._told, self._seconds = None, 0.0
+        self._grower, self._grown = grower, wanted
         yield from self._follow(panel, job, grower)
 
     def _follow(self, panel: Panel, job: Job, grower: tree_analysis.TreeGrower) -> Iterator[None]:
         """Let a tree grow, and tell about ten times a second what there is."""
         steps = grower.steps(job.cancelled)
-        seconds, next_time = 0.0, 0.0
+        next_time = 0.0
         error = None
         while True:
             began = time.perf_counter()
@@ -435,11 +439,11 @@ class Session:
                     raise ExplorerError(tree_analysis.TOO_LITTLE_MEMORY) from stopped
                 going_on, error = False, _OUT_OF_MEMORY
             now = time.perf_counter()
-            seconds += now - began
+            self._seconds += now - began
             if not going_on:
                 break
             if now >= next_time:
-                self._tell_growth(panel, job, grower, seconds)
+                self._tell_growth(panel, job, grower)
                 telling = time.perf_counter() - now
                 next_time = now + max(_INTERVAL, telling / _TELLING)
             yield
@@ -450,16 +454,12 @@ class Session:
             if panel.job is not job:
                 return
             if len(tree) == 1 and tree.partial and panel.result is not None:
-                # Stopped before there was anything: what was shown before is worth more.
-                panel.job = panel.wanted = self._told = None
-                self._settle()
+                panel.job = None
+                self._stay()
             else:
-                self._keep(panel, tree, seconds, error)
-                self._grower = grower
+                self._keep(panel, tree, error)
 
-    def _tell_growth(
-        self, panel: Panel, job: Job, grower: tree_analysis.TreeGrower, seconds: float
-    ) -> None:
+    def _tell_growth(self, panel: Panel, job: Job, grower: tree_analysis.TreeGrower) -> None:
         """Send the rows that are settled by now: whatever is found later comes after them."""
         threshold = grower.progress().threshold
         (tree,) = grower.trees()
@@ -469,11 +469,12 @@ class Session:
                 return
             first = self._told[1] if self._told is not None else 0
             self._told = (tree, max(first, settled))
-            self.status = self._figures(tree, seconds).but(
+            self.status = self._figures(tree).but(
                 state="growing",
                 text="growing",
                 progress=_share(threshold, tree.request.cutoff),
                 threshold=threshold,
+                error=self._first_error(),
             )
             self._show_rows(tree, first, settled)
 
@@ -481,40 +482,64 @@ class Session:
         rows = None
         if stop > first:
             rows = {**tree.payload(first=first, stop=stop), "run": self._runs}
+            self._streamed = self._runs
         self._view.show_growth(rows, self.status)
 
-    def _keep(self, panel: Panel, tree: DefinitionTree, seconds: float, error: str | None) -> None:
+    def _stay(self) -> None:
+        """Stay with the tree of before: growth was stopped before there was another."""
+        self._kept = self._kept.but(
+            state="partial", text="stopped before it began", resumable=True, error=None
+        )
+        self._show_again()
+        self._settle()
+
+    def _show_again(self) -> None:
+        """Show the tree that is kept, where rows of one that came to nothing stand in its place."""
+        tree = self.panels["tree"].result
+        self._told = None
+        if tree is not None and self._streamed != self._kept.run:
+            self._streamed = self._kept.run
+            self._view.show_growth({**tree.payload(), "run": self._kept.run}, self._kept)
+
+    def _keep(self, panel: Panel, tree: DefinitionTree, error: str | None) -> None:
         """Show a tree that has grown, or was stopped."""
         state, text = {
             "complete": ("done", "done"),
             "budget": ("done", f"stopped at its budget of {len(tree):,} nodes"),
             "partial": ("partial", "stopped before it was complete"),
         }[tree.status]
-        self._kept = self._figures(tree, seconds).but(
+        self._kept = self._figures(tree).but(
             state=state, text=text, progress=1.0, resumable=tree.partial, error=error
         )
+        self._streamed = self._runs
         self._view.show_result("tree", {**tree.payload(), "run": self._runs})
         panel.job, panel.result, self._told = None, tree, None
         self._settle()
 
-    def _figures(self, tree: DefinitionTree, seconds: float) -> Status:
+    def _figures(self, tree: DefinitionTree) -> Status:
         return Status(
             run=self._runs,
             nodes=len(tree),
             covered=tree.covered_probability,
             threshold=tree.request.cutoff,
-            seconds=seconds,
+            seconds=self._seconds,
         )
 
     def _fail(self, panel: Panel, job: Job, error: BaseException) -> None:
         with self._lock:
             if panel.job is job or not job.cancelled.is_set():
                 panel.job, panel.error = None, in_words(error)
+                if panel.name == "tree":
+                    self._grower = None  # it may have broken off in the middle of a step
+                    self._show_again()
                 self._settle()
+
+    def _first_error(self) -> str | None:
+        return next((p.error for p in self.panels.values() if p.error is not None), None)
 
     def _settle(self) -> None:
         """Tell how things stand after a panel's work has ended, well or not."""
-        error = next((p.error for p in self.panels.values() if p.error is not None), None)
+        error = self._first_error()
         tree = self.panels["tree"]
         if tree.job is not None or self._pause is not None:
             self._tell(self.status.but(error=error))
@@ -531,9 +556,9 @@ class Session:
 _END = object()
 
 
-def _lowers(before: tree_analysis.TreeRequest, wanted: tree_analysis.TreeRequest) -> bool:
-    """Return whether all that is wanted anew is a lower cutoff."""
-    return wanted.cutoff < before.cutoff and replace(before, cutoff=wanted.cutoff) == wanted
+def _goes_on(before: tree_analysis.TreeRequest, wanted: tree_analysis.TreeRequest) -> bool:
+    """Return whether all that is wanted anew, if anything, is a lower cutoff."""
+    return wanted.cutoff <= before.cutoff and replace(before, cutoff=wanted.cutoff) == wanted
 
 
 def _share(threshold: float, cutoff: float) -> float:

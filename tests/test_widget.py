@@ -1,0 +1,1149 @@
+"""Claims about the widget, in this process: a recording comm, played by a front-end, real models."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import comm
+import numpy as np
+import pytest
+import torch
+from comm.base_comm import BaseComm
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from front_end import FrontEnd, Rows, numbers
+from sae_explorer import (
+    ExplorerError,
+    FeatureExplorer,
+    Subject,
+    grow_tree,
+    rank_tokens,
+)
+from sae_explorer.analyses import logit_lens, trees
+from sae_explorer.analyses.tokens import TokenRequest
+from sae_explorer.request import options as options_of
+from sae_explorer.widget import session
+from zoo import build_model, build_sae, build_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sae_explorer import DefinitionTree
+
+OPTIONS: dict[str, Any] = {
+    "weights": "decoder",
+    "scale": 2.0,
+    "cutoff": 1e-3,
+    "max_depth": 6,
+    "ghost_token": "<unused0>",
+}
+
+
+@cache
+def subject(architecture: str = "llama") -> Subject:
+    model = build_model(architecture)
+    subject = Subject(model, build_tokenizer(), build_sae(model.config.hidden_size))
+    grow_tree(subject, feature=0, **OPTIONS)  # what is tried out on a model's first use
+    return subject
+
+
+class Recording(BaseComm):
+    """A comm whose other end is a :class:`FrontEnd`."""
+
+    def __init__(self, **details: Any) -> None:
+        self.front_end = FrontEnd(self._from_browser)
+        super().__init__(**details)
+
+    def publish_msg(
+        self, msg_type: str, data: Any = None, _metadata: Any = None, buffers: Any = None, **_: Any
+    ) -> None:
+        if msg_type in ("comm_open", "comm_msg"):
+            self.front_end.hear(data, buffers or [])
+
+    def _from_browser(self, content: dict[str, Any]) -> None:
+        self.deliver({"method": "custom", "content": content})
+
+    def deliver(self, data: dict[str, Any]) -> None:
+        self.handle_msg({"content": {"data": data}, "buffers": []})
+
+
+@pytest.fixture(autouse=True)
+def _recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comm, "create_comm", Recording)
+
+
+@pytest.fixture
+def explore() -> Iterator[Callable[..., FeatureExplorer]]:
+    """Return what makes explorers; they are closed in the end."""
+    with contextlib.ExitStack() as stack:
+
+        def make(feature: int | None = 3, on: Subject | None = None, **given: Any) -> Any:
+            given = {**OPTIONS, **given}
+            explorer = FeatureExplorer(feature, subject=on or subject(), **given)
+            stack.callback(explorer.close)
+            return explorer
+
+        yield make
+
+
+def browser(explorer: FeatureExplorer) -> FrontEnd:
+    front_end: FrontEnd = explorer.comm.front_end
+    return front_end
+
+
+class Gate:
+    """Stands before a model's forward: they go through one by one, as the test lets them."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._left = 0.0
+        self._changed = threading.Condition()
+        self.waiting = False
+        self._handle = model.register_forward_pre_hook(self._pass)
+
+    def _pass(self, *_: object) -> None:
+        with self._changed:
+            self.waiting = True
+            assert self._changed.wait_for(lambda: self._left > 0, timeout=60)
+            self.waiting = False
+            self._left -= 1
+
+    def let(self, count: float = 1) -> None:
+        with self._changed:
+            self._left += count
+            self._changed.notify_all()
+
+    def open(self) -> None:
+        self._handle.remove()
+        self.let(float("inf"))
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Return a gate before the model of `subject`; trees take small steps and tell of each."""
+    small_steps(monkeypatch)
+    gate = Gate(subject().model)
+    yield gate
+    gate.open()
+
+
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "chunk_size", lambda _device: 16)
+    monkeypatch.setattr(session, "_INTERVAL", 0.0)
+    monkeypatch.setattr(session, "_TELLING", float("inf"))
+
+
+class Counted:
+    """A real decoder that counts."""
+
+    def __init__(self, decoder: Any) -> None:
+        self._decoder = decoder
+        self.starts = self.extended = 0
+
+    def start(self, prompts: Any) -> Any:
+        self.starts += len(prompts)
+        return self._decoder.start(prompts)
+
+    def extend(self, prefixes: Any, tokens: Any) -> Any:
+        self.extended += len(tokens)
+        return self._decoder.extend(prefixes, tokens)
+
+    def release(self, start: int) -> None:
+        self._decoder.release(start)
+
+
+@pytest.fixture
+def decoders(monkeypatch: pytest.MonkeyPatch) -> list[Counted]:
+    """Return a list to which every decoder of a tree is added."""
+    opened: list[Counted] = []
+    real = trees.open_decoder
+
+    def open_decoder(*given: Any) -> Any:
+        opened.append(Counted(real(*given)))
+        return opened[-1]
+
+    monkeypatch.setattr(trees, "open_decoder", open_decoder)
+    return opened
+
+
+def run_nodes(tree: DefinitionTree) -> int:
+    """Return how many nodes of a tree were run besides its root."""
+    return int(tree.expanded[1:].sum())
+
+
+def assert_same(tree: DefinitionTree | None, other: DefinitionTree) -> None:
+    """Assert that two trees are the same up to rounding, which depends on what runs together."""
+    assert tree is not None
+    assert tree.request == other.request
+    assert tree.status == other.status
+    np.testing.assert_array_equal(tree.token_id, other.token_id)
+    np.testing.assert_array_equal(tree.parent, other.parent)
+    np.testing.assert_allclose(tree.probability, other.probability, rtol=1e-4)
+
+
+# --- From the cell to the tree ------------------------------------------------------------------
+
+
+def test_explorer_is_there_at_once_and_goes_from_loading_to_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small_steps(monkeypatch)
+    let_load = threading.Event()
+    load = Subject.demo
+
+    def slow(layer: int) -> Subject:
+        assert let_load.wait(60)
+        return load(layer)
+
+    monkeypatch.setattr(Subject, "demo", slow)
+    explorer = FeatureExplorer.demo()
+    front_end = browser(explorer)
+    assert explorer.subject is None
+    assert explorer.tree is None
+    assert explorer.status.state == front_end.state["_status"]["state"] == "loading"
+    let_load.set()
+    assert explorer.wait() is explorer
+    states = [status["state"] for status in front_end.statuses]
+    order = [state for at, state in enumerate(states) if states[at - 1 : at] != [state]]
+    assert order == ["loading", "growing", "done"]
+    texts = {status["text"] for status in front_end.statuses if status["state"] == "loading"}
+    assert any("dictionary model" in text for text in texts)
+    assert front_end.state["_subject"]["model"] == explorer.subject.model_id
+    assert front_end.state["_subject"]["featured"][0].keys() == {"feature", "label"}
+    explorer.close()
+
+
+def test_streamed_rows_make_the_tree(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small_steps(monkeypatch)
+    explorer = FeatureExplorer.demo().wait()
+    front_end = browser(explorer)
+    alone = grow_tree(explorer.subject, **explorer.tree.request.to_dict())
+    assert explorer.tree == alone
+    assert len(front_end.appends) > 3
+    streamed = Rows.of(front_end.appends[0])
+    for payload in front_end.appends[1:]:
+        assert payload["first"] == len(streamed)
+        assert payload["first_token"] == len(streamed.ids)
+        streamed.append(payload)
+    streamed.assert_begin(alone)
+    front_end.rows.assert_are(alone)
+    assert front_end.rows.run == streamed.run == front_end.status["run"]
+    assert front_end.status["nodes"] == len(alone)
+    assert front_end.status["covered"] == pytest.approx(alone.covered_probability)
+    explorer.close()
+
+
+def test_rows_come_in_order_whatever_the_cutoff(
+    explore: Callable[..., FeatureExplorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_steps(monkeypatch)
+    for feature, max_nodes in ((3, 50_000), (5, 100)):
+        explorer = explore(feature, cutoff=1e-4, max_nodes=max_nodes).wait()
+        appends = browser(explorer).appends
+        assert [payload["first"] for payload in appends] == list(
+            np.cumsum([0, *(len(numbers(p["parent"])) for p in appends)])[:-1]
+        )
+        nodes = [status["nodes"] for status in browser(explorer).statuses]
+        assert nodes == sorted(nodes)
+        thresholds = [s["threshold"] for s in browser(explorer).statuses if s["nodes"]]
+        assert thresholds == sorted(thresholds, reverse=True)
+        browser(explorer).rows.assert_are(explorer.tree)
+        assert explorer.tree.status == ("budget" if max_nodes == 100 else "complete")
+
+
+def test_wait_in_a_coroutine_leaves_the_loop_free(explore: Callable[..., FeatureExplorer]) -> None:
+    ticks = []
+
+    async def tick() -> None:
+        while True:
+            ticks.append(1)
+            await asyncio.sleep(0)
+
+    async def main() -> Any:
+        ticking = asyncio.ensure_future(tick())
+        explorer = await explore()
+        ticking.cancel()
+        return explorer.tree
+
+    assert_same(asyncio.run(main()), grow_tree(subject(), feature=3, **OPTIONS))
+    assert ticks
+
+
+def test_a_cancelled_coroutine_cancels_the_growth(
+    explore: Callable[..., FeatureExplorer], gate: Gate
+) -> None:
+    explorer = explore()
+
+    async def main() -> None:
+        await asyncio.wait_for(explorer, 0.2)
+
+    gate.let(3)
+    with pytest.raises(TimeoutError):
+        asyncio.run(main())
+    gate.open()
+    assert explorer.wait().tree.partial
+
+
+def test_wait_gives_up_in_time_and_the_work_goes_on(
+    explore: Callable[..., FeatureExplorer], gate: Gate
+) -> None:
+    explorer = explore()
+    with pytest.raises(TimeoutError, match="still growing"):
+        explorer.wait(timeout=0.05)
+    gate.open()
+    assert explorer.wait(timeout=60).status.state == "done"
+
+
+# --- A client that loses messages, or comes late -------------------------------------------------
+
+
+def test_a_client_that_lost_rows_asks_for_them(
+    explore: Callable[..., FeatureExplorer], gate: Gate
+) -> None:
+    explorer = explore()
+    front_end = browser(explorer)
+    gate.let(3)
+    front_end.until(lambda: front_end.appends)
+    front_end.losing = True
+    told = len(front_end.statuses)
+    gate.let(3)
+    front_end.until(lambda: len(front_end.statuses) >= told + 3)
+    front_end.losing = False
+    gate.let(2)
+    front_end.until(lambda: front_end.gap)
+    run, first = front_end.gap
+    assert first == len(front_end.rows)
+    assert front_end.ask({"type": "since", "panel": "tree", "run": run, "first": first})["ok"]
+    assert len(front_end.rows) > first
+    gate.open()
+    explorer.wait()
+    front_end.rows.assert_are(explorer.tree)
+
+
+def test_a_page_that_is_reloaded_gets_all_rows_so_far(
+    explore: Callable[..., FeatureExplorer], gate: Gate
+) -> None:
+    explorer = explore()
+    front_end = browser(explorer)
+    gate.let(6)
+    front_end.until(lambda: len(front_end.appends) > 2)
+    front_end.until(lambda: gate.waiting)
+    before = front_end.rows
+    front_end.rows = None
+    front_end.appends.clear()
+    assert front_end.ask({"type": "hello"})["ok"]
+    assert front_end.appends[0]["first"] == 0
+    assert front_end.rows == before
+    assert front_end.status["state"] == "growing"
+    gate.open()
+    explorer.wait()
+    front_end.rows.assert_are(explorer.tree)
+
+
+def test_since_an_old_run_or_a_row_that_is_not_there_sends_no_rows(
+    explore: Callable[..., FeatureExplorer], gate: Gate
+) -> None:
+    explorer = explore()
+    front_end = browser(explorer)
+    gate.let(4)
+    front_end.until(lambda: front_end.rows and gate.waiting)
+    front_end.appends.clear()
+    run = front_end.rows.run
+    for asked in ({"run": run - 1, "first": 0}, {"run": run, "first": 10**9}):
+        assert front_end.ask({"type": "since", "panel": "tree", **asked})["ok"]
+    assert not front_end.appends
+    assert front_end.ask({"type": "since", "panel": "tree", "run": run, "first": -5})["ok"]
+    assert front_end.appends[0]["first"] == 0
+
+
+# --- Cancel and resume ---------------------------------------------------------------------------
+
+
+def stopped(explorer: FeatureExplorer, gate: Gate, steps: int = 4) -> DefinitionTree:
+    """Cancel after some steps; return the partial tree."""
+    gate.let(steps)
+    front_end = browser(explorer)
+    front_end.until(lambda: len(front_end.statuses) > steps and gate.waiting)
+    assert front_end.ask({"type": "cancel"})["ok"]
+    gate.let(1)  # the step that is under way
+    explorer.wait()
+    return explorer.tree
+
+
+def test_cancel_keeps_a_partial_tree_of_real_rows(
+    explore: Callable[..., FeatureExplorer], gate: Gate
+) -> None:
+    explorer = explore()
+    partial = stopped(explorer, gate)
+    front_end = browser(explorer)
+    assert explorer.status.state == front_end.state["_status"]["state"] == "partial"
+    assert explorer.status.resumable
+    assert explorer.status.error is None
+    assert partial.partial
+    front_end.rows.assert_are(partial)
+    gate.open()
+    whole = grow_tree(subject(), feature=3, **OPTIONS)
+    assert 1 < len(partial) < len(whole)
+    rows = {tuple(whole.token_id[whole.path(row)]): row for row in range(len(whole))}
+    for row in range(len(partial)):
+        same = rows[tuple(partial.token_id[partial.path(row)])]
+        assert partial.probability[row] == pytest.approx(whole.probability[same], rel=1e-4)
+
+
+def test_resume_ends_with_the_tree_of_an_uninterrupted_growth(
+    explore: Callable[..., FeatureExplorer], gate: Gate, decoders: list[Counted]
+) -> None:
+    explorer = explore()
+    stopped(explorer, gate)
+    assert browser(explorer).ask({"type": "resume"})["ok"]
+    assert explorer.status.state == "growing"
+    stopped(explorer, gate, 2)
+    gate.open()
+    explorer.resume()
+    explorer.wait()
+    assert explorer.status.state == "done"
+    (decoder,) = decoders
+    assert decoder.extended == run_nodes(explorer.tree)
+    assert_same(explorer.tree, grow_tree(subject(), feature=3, **OPTIONS))
+    browser(explorer).rows.assert_are(explorer.tree)
+    with pytest.raises(ExplorerError, match="no partial tree"):
+        explorer.resume()
+
+
+def test_cancel_before_anything_has_grown_keeps_what_was_shown(
+    explore: Callable[..., FeatureExplorer], gate: Gate
+) -> None:
+    gate.let(float("inf"))
+    explorer = explore().wait()
+    before = explorer.tree
+    for hurried in (False, True):
+        explorer.scale = 3.0 + hurried
+        if hurried:
+            explorer._session.hurry()
+        explorer.cancel()
+        explorer.wait()
+        assert explorer.tree is before
+        assert browser(explorer).rows is not None
+        browser(explorer).rows.assert_are(before)
+        # It is not the answer to the options, and the widget must not say that all is done.
+        assert explorer.status.state == "partial"
+        assert explorer.status.resumable
+    explorer.resume()
+    assert explorer.wait().tree.request.scale == 4.0
+    assert explorer.status.state == "done"
+
+
+def test_cancel_of_a_change_during_the_first_growth_leaves_no_endless_loading(
+    explore: Callable[..., FeatureExplorer], gate: Gate
+) -> None:
+    explorer = explore()
+    gate.let(3)
+    browser(explorer).until(lambda: browser(explorer).appends)
+    explorer.scale = 3.0
+    explorer.cancel()
+    gate.open()
+    explorer.wait()
+    assert explorer.status.state == "partial"
+    explorer.resume()
+    assert explorer.wait().tree.request.scale == 3.0
+
+
+def test_resume_after_a_change_that_was_cancelled_grows_what_the_options_say(
+    explore: Callable[..., FeatureExplorer], gate: Gate
+) -> None:
+    explorer = explore()
+    stopped(explorer, gate)
+    explorer.scale = 3.0
+    explorer.cancel()
+    gate.open()
+    explorer.resume()
+    explorer.wait()
+    assert_same(explorer.tree, grow_tree(subject(), feature=3, **{**OPTIONS, "scale": 3.0}))
+
+
+# --- What a change costs -------------------------------------------------------------------------
+
+
+def test_lowering_only_the_cutoff_runs_nothing_again(
+    explore: Callable[..., FeatureExplorer],
+    decoders: list[Counted],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small_steps(monkeypatch)
+    explorer = explore(cutoff=1e-2).wait()
+    front_end = browser(explorer)
+    high = len(explorer.tree)
+    run = front_end.rows.run
+    for cutoff in (3e-3, 1e-3):
+        front_end.appends.clear()
+        explorer.cutoff = cutoff
+        explorer.wait()
+        assert front_end.appends[0]["first"] == high
+        high = len(explorer.tree)
+    assert front_end.rows.run == run
+    (decoder,) = decoders
+    assert decoder.starts == 1
+    assert decoder.extended == run_nodes(explorer.tree)
+    low = grow_tree(subject(), feature=3, **OPTIONS)
+    assert_same(explorer.tree, low)
+    front_end.rows.assert_are(explorer.tree)
+
+
+def test_lowering_the_cutoff_while_the_tree_grows_runs_nothing_again(
+    explore: Callable[..., FeatureExplorer], decoders: list[Counted], gate: Gate
+) -> None:
+    explorer = explore(cutoff=1e-2)
+    gate.let(3)
+    browser(explorer).until(lambda: browser(explorer).appends)
+    explorer.cutoff = 3e-3
+    explorer._session.hurry()
+    gate.let(3)
+    explorer.cutoff = 1e-3
+    gate.open()
+    explorer.wait()
+    (decoder,) = decoders
+    assert decoder.starts == 1
+    assert decoder.extended == run_nodes(explorer.tree)
+    assert_same(explorer.tree, grow_tree(subject(), feature=3, **OPTIONS))
+    browser(explorer).rows.assert_are(explorer.tree)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cutoff": 5e-3},
+        {"scale": 3.0},
+        {"weights": "encoder"},
+        {"weights": (0.5, 0.5)},
+        {"centroid": True},
+        {"pca": (0.25,)},
+        {"top_k": 3},
+        {"max_depth": 2},
+        {"max_nodes": 20},
+        {"feature": 4},
+        {"token": "Ġthe"},
+        {"prompt": 'The meaning of "{ghost}" would be "'},
+        {"cutoff": 5e-4, "scale": 3.0},
+    ],
+    ids=str,
+)
+def test_any_other_change_grows_the_tree_anew(
+    explore: Callable[..., FeatureExplorer], decoders: list[Counted], change: dict[str, Any]
+) -> None:
+    explorer = explore().wait()
+    run = browser(explorer).rows.run
+    explorer.update(**change)
+    explorer.wait()
+    assert len(decoders) == 2
+    expected = grow_tree(
+        subject(), **({"feature": 3} if "token" not in change else {}) | OPTIONS | change
+    )
+    assert explorer.tree == expected
+    assert browser(explorer).rows.run > run
+    browser(explorer).rows.assert_are(expected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"exponent": 2.5},
+        {"pattern": "^ "},
+        {"script": "Latin"},
+        {"leading_space": True},
+        {"limit": 7},
+    ],
+    ids=str,
+)
+def test_options_of_the_tokens_do_not_touch_the_tree(
+    explore: Callable[..., FeatureExplorer], decoders: list[Counted], change: dict[str, Any]
+) -> None:
+    explorer = explore().wait()
+    tree, lens = explorer.tree, explorer.lens
+    told = len(browser(explorer).appends)
+    explorer.update(**change)
+    explorer.wait()
+    assert explorer.tree is tree
+    assert explorer.lens is lens
+    assert len(browser(explorer).appends) == told
+    assert len(decoders) == 1
+    assert explorer.tokens == rank_tokens(subject(), **explorer.tokens.request.to_dict())
+    assert {**explorer.tokens.request.to_dict(), **change} == explorer.tokens.request.to_dict()
+
+
+def test_changes_in_quick_succession_grow_one_tree(
+    explore: Callable[..., FeatureExplorer], decoders: list[Counted]
+) -> None:
+    explorer = explore().wait()
+    for scale in np.linspace(2.1, 4, 20):
+        explorer.scale = scale
+    explorer.wait()
+    assert len(decoders) == 2
+    assert explorer.tree.request.scale == explorer.scale == 4.0
+
+
+# --- Two explorers on one model ------------------------------------------------------------------
+
+
+def test_two_explorers_growing_at_once_do_not_disturb_each_other(
+    explore: Callable[..., FeatureExplorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_steps(monkeypatch)
+    other = {"weights": "encoder", "scale": 3.0}
+    pair = [explore(3), explore(7, **other)]
+    for explorer, expected in zip(
+        pair,
+        [
+            grow_tree(subject(), feature=3, **OPTIONS),
+            grow_tree(subject(), feature=7, **{**OPTIONS, **other}),
+        ],
+        strict=True,
+    ):
+        explorer.wait()
+        assert explorer.tree == expected
+        browser(explorer).rows.assert_are(expected)
+
+
+def test_a_long_tree_does_not_keep_the_tokens_of_another_explorer_waiting(
+    explore: Callable[..., FeatureExplorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trees, "chunk_size", lambda _device: 1)
+    long = explore(3, cutoff=1e-7, max_depth=40, max_nodes=None)
+    browser(long).until(lambda: browser(long).appends)
+    other = explore(7)
+    browser(other).until(lambda: other.tokens is not None and other.lens is not None)
+    assert long.status.state == "growing"
+    browser(other).until(lambda: other.tree is not None)
+    assert long.status.state == "growing"
+    long.cancel()
+    assert long.wait().tree.partial
+
+
+# --- Options -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("scale", -1, "scale is -1"),
+        ("scale", "long", "a number"),
+        ("scale", float("nan"), "scale is nan"),
+        ("cutoff", 0, "above 0"),
+        ("cutoff", None, "cutoff is None"),
+        ("feature", 24, "There is no feature 24"),
+        ("feature", -1, "at least 0"),
+        ("feature", None, "Give one of feature"),
+        ("prompt", "no place for it", "no placeholder"),
+        ("weights", "decodr", "'decoder'"),
+        ("weights", (0, 0), "not both 0"),
+        ("pca", (0.7, 0.7), "add up to"),
+        ("top_k", 321, "320"),
+        ("ghost_token", "not one token", "no single token"),
+        ("pattern", "(", "no regular expression"),
+        ("script", "Latn", "Did you mean 'Latin'"),
+        ("vector", (1.0, 2.0), "2 numbers"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_and_nothing_changes(
+    explore: Callable[..., FeatureExplorer], name: str, value: Any, words: str
+) -> None:
+    explorer = explore().wait()
+    front_end = browser(explorer)
+    before, tree, state = dict(explorer._session.values), explorer.tree, dict(front_end.state)
+    with pytest.raises(ExplorerError) as raised:
+        setattr(explorer, name, value)
+    assert words in str(raised.value)
+    with pytest.raises(ExplorerError):
+        explorer.update(**{"exponent": 3.0, name: value})
+    sendable = "NaN" if value != value else value  # JSON has none
+    reply = front_end.ask({"type": "set", "values": {"exponent": 3.0, name: sendable}})
+    assert not reply["ok"]
+    assert "fault in sae-explorer" not in reply["error"]
+    assert {name: getattr(explorer, name) for name in before} == before == explorer._session.values
+    assert explorer.tree is tree
+    assert explorer.status.state == "done"
+    assert front_end.state == state
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"scal": 2.0}, "no option 'scal'. Did you mean 'scale'"),
+        ({"scale": -1.0}, "scale is -1"),
+        ({"feature": 3, "token": "the"}, "feature and token were given"),
+        ({"release": "gemma-2b-res-jb"}, "subject= was given together with release"),
+        ({"layer": 9}, "no SAE at layer 9"),
+    ],
+    ids=str,
+)
+def test_an_explorer_that_cannot_be_made_says_why(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ExplorerError) as raised:
+        FeatureExplorer(subject=subject(), **given)
+    assert words in str(raised.value)
+
+
+def test_setting_a_source_ends_the_others(explore: Callable[..., FeatureExplorer]) -> None:
+    explorer = explore().wait()
+    sources: list[tuple[str, Any]] = [
+        ("token", "Ġthe"),
+        ("vector", tuple(float(n) for n in range(48))),
+        ("embedding", tuple(n / 10 for n in range(48))),
+        ("feature", 5),
+    ]
+    for name, value in sources:
+        setattr(explorer, name, value)
+        explorer.wait()
+        for source in session.SOURCES:
+            assert getattr(explorer, source) == (value if source == name else None)
+            assert getattr(explorer.tree.request, source) == getattr(explorer, source)
+            assert getattr(explorer.tokens.request, source) == getattr(explorer, source)
+        shown = browser(explorer).state["_values"]
+        assert shown[name] == (list(value) if isinstance(value, tuple) else value)
+        assert explorer.tree == grow_tree(subject(), **{**OPTIONS, name: value})
+
+
+def test_a_token_has_no_logit_lens(explore: Callable[..., FeatureExplorer]) -> None:
+    explorer = explore().wait()
+    assert explorer.lens == logit_lens.run(subject(), explorer.lens.request)
+    explorer.token = "Ġthe"
+    explorer.wait()
+    assert explorer.lens is None
+    assert browser(explorer).state["_lens"] is None
+    explorer.feature = 3
+    assert explorer.wait().lens is not None
+
+
+def test_options_are_observed_and_an_observer_may_wait(
+    explore: Callable[..., FeatureExplorer],
+) -> None:
+    explorer = explore().wait()
+    seen = []
+
+    def changed(change: dict[str, Any]) -> None:
+        seen.append((change["old"], change["new"], explorer.wait().tree.request.scale))
+
+    explorer.observe(changed, "scale")
+    explorer.scale = 3
+    explorer.exponent = 2.0
+    assert browser(explorer).ask({"type": "set", "values": {"scale": 4.5}})["ok"]
+    explorer.scale = 4.5
+    with pytest.raises(ExplorerError):
+        explorer.scale = -1
+    assert seen == [(2.0, 3.0, 3.0), (3.0, 4.5, 4.5)]
+
+
+def test_an_observer_that_fails_leaves_trait_and_view_the_same(
+    explore: Callable[..., FeatureExplorer],
+) -> None:
+    explorer = explore().wait()
+
+    def changed(_change: dict[str, Any]) -> None:
+        raise RuntimeError("not my day")
+
+    explorer.observe(changed, "scale")
+    with pytest.raises(RuntimeError):
+        explorer.update(scale=3.0, centroid=True)
+    explorer.unobserve_all()
+    explorer.wait()
+    shown = browser(explorer).state["_values"]
+    for name, value in {"scale": 3.0, "centroid": True}.items():
+        assert getattr(explorer, name) == shown[name] == getattr(explorer.tree.request, name)
+        assert value == shown[name]
+
+
+def test_changes_from_two_threads_end_in_one_state(
+    explore: Callable[..., FeatureExplorer],
+) -> None:
+    explorer = explore(cutoff=0.1).wait()
+
+    def change(start: float) -> None:
+        for step in range(100):
+            explorer.scale = start + step / 100
+
+    threads = [threading.Thread(target=change, args=(start,)) for start in (1.0, 3.0, 5.0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    explorer.wait()
+    shown = browser(explorer).state["_values"]["scale"]
+    assert explorer.scale == shown == explorer._session.values["scale"]
+    assert explorer.tree.request.scale == shown
+
+
+def test_reset_goes_back_to_what_the_explorer_was_made_with(
+    explore: Callable[..., FeatureExplorer],
+) -> None:
+    explorer = explore(exponent=2.0).wait()
+    tree = explorer.tree
+    explorer.update(scale=4.0, exponent=3.0, centroid=True, feature=5)
+    assert browser(explorer).ask({"type": "reset"})["ok"]
+    assert (explorer.scale, explorer.exponent, explorer.centroid) == (2.0, 2.0, False)
+    assert explorer.feature == 5
+    explorer.feature = 3
+    assert explorer.wait().tree == tree
+
+
+def test_every_option_of_the_analyses_is_a_trait_and_a_control(
+    explore: Callable[..., FeatureExplorer],
+) -> None:
+    explorer = explore().wait()
+    for request in (trees.TreeRequest, TokenRequest):
+        for name in options_of(request):
+            assert explorer.has_trait(name)
+    controls = {entry["name"] for entry in browser(explorer).state["_controls"]}
+    assert controls == set(session.OPTIONS) - set(session.SOURCES)
+    assert browser(explorer).state["_values"].keys() == session.OPTIONS.keys()
+
+
+# --- What goes wrong -----------------------------------------------------------------------------
+
+
+class Breaking:
+    """Makes the forwards of a model fail."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.error: BaseException | None = None
+        self.after = 0
+        self._handle = model.register_forward_pre_hook(self._pass)
+
+    def _pass(self, *_: object) -> None:
+        self.after -= 1
+        if self.error is not None and self.after < 0:
+            raise self.error
+
+    def remove(self) -> None:
+        self._handle.remove()
+
+
+@pytest.fixture
+def breaking(monkeypatch: pytest.MonkeyPatch) -> Iterator[Breaking]:
+    small_steps(monkeypatch)
+    breaking = Breaking(subject().model)
+    yield breaking
+    breaking.remove()
+
+
+@pytest.mark.parametrize("after", [0, 5])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (SystemExit(1), "SystemExit"),
+        (RuntimeError("the cable was pulled"), "the cable was pulled"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+    ],
+    ids=repr,
+)
+def test_a_worker_that_fails_is_told_and_the_explorer_works_again(
+    explore: Callable[..., FeatureExplorer],
+    breaking: Breaking,
+    error: BaseException,
+    words: str,
+    after: int,
+) -> None:
+    explorer = explore().wait()
+    front_end = browser(explorer)
+    before = explorer.tree
+    breaking.error, breaking.after = error, after
+    explorer.scale = 3.0
+    front_end.until(lambda: front_end.status["state"] == "error")
+    # The previous result stays, in Python and on the screen, though rows of another had come.
+    front_end.rows.assert_are(before)
+    with pytest.raises(ExplorerError, match=words):
+        explorer.wait()
+    assert front_end.state["_status"] == explorer.status.to_dict()
+    assert front_end.status["state"] == "error"
+    assert words in front_end.status["error"]
+    assert "Try again" in front_end.status["error"]
+    assert explorer.tree is before
+    assert explorer.tokens.request.scale == 3.0
+    breaking.error = None
+    assert front_end.ask({"type": "run"})["ok"]
+    explorer.wait()
+    assert explorer.status.state == "done"
+    assert explorer.status.error is None
+    assert explorer.tree == grow_tree(subject(), feature=3, **{**OPTIONS, "scale": 3.0})
+    front_end.rows.assert_are(explorer.tree)
+
+
+def test_out_of_memory_keeps_what_has_grown(
+    explore: Callable[..., FeatureExplorer], breaking: Breaking
+) -> None:
+    breaking.error, breaking.after = torch.OutOfMemoryError("no room"), 5
+    explorer = explore()
+    with pytest.raises(ExplorerError, match=r"Out of memory: the tree is partial\. Raise"):
+        explorer.wait()
+    assert explorer.status.state == "partial"
+    assert len(explorer.tree) > 1
+    browser(explorer).rows.assert_are(explorer.tree)
+    breaking.error = None
+    explorer.resume()
+    assert_same(explorer.wait().tree, grow_tree(subject(), feature=3, **OPTIONS))
+
+
+def test_too_little_memory_for_the_prompt_says_so(
+    explore: Callable[..., FeatureExplorer], breaking: Breaking
+) -> None:
+    breaking.error = torch.OutOfMemoryError("no room")
+    with pytest.raises(ExplorerError, match="too little memory for even the prompt"):
+        explore().wait()
+
+
+def test_the_error_of_another_panel_stays_while_the_tree_grows(
+    explore: Callable[..., FeatureExplorer], gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explorer = explore()
+    front_end = browser(explorer)
+
+    def fail(*_given: object, **_options: object) -> None:
+        raise ExplorerError("The pattern takes too long.")
+
+    explorer._session.panels["tokens"].run = fail
+    gate.let(2)
+    front_end.until(lambda: gate.waiting and explorer.status.error)
+    gate.let(2)
+    told = len(front_end.statuses)
+    front_end.until(lambda: len(front_end.statuses) > told + 1)
+    assert front_end.status["state"] == "growing"
+    assert front_end.status["error"] == "The pattern takes too long."
+    gate.open()
+    with pytest.raises(ExplorerError, match="takes too long"):
+        explorer.wait()
+    assert explorer.status.state == "done"
+
+
+def test_a_release_that_does_not_exist_is_an_error_in_the_widget() -> None:
+    explorer = FeatureExplorer(release="gemma-2b-res-jbb", layer=12)
+    with pytest.raises(ExplorerError, match="gemma-2b-res-jb"):
+        explorer.wait()
+    status = browser(explorer).state["_status"]
+    assert status["state"] == "error"
+    assert "gemma-2b-res-jb" in status["error"]
+    assert explorer.subject is None
+    assert browser(explorer).ask({"type": "run"})["ok"]
+    with pytest.raises(ExplorerError, match="gemma-2b-res-jb"):
+        explorer.wait()
+    explorer.close()
+
+
+def test_loading_can_be_cancelled_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_load = threading.Event()
+    load = Subject.demo
+
+    def slow(layer: int) -> Subject:
+        assert let_load.wait(60)
+        return load(layer)
+
+    monkeypatch.setattr(Subject, "demo", slow)
+    explorer = FeatureExplorer.demo(cutoff=1e-2)
+    assert browser(explorer).ask({"type": "cancel"})["ok"]
+    with pytest.raises(ExplorerError, match="Loading was cancelled"):
+        explorer.wait()
+    let_load.set()
+    explorer.retry()
+    assert explorer.wait().tree is not None
+    explorer.close()
+
+
+def test_a_feature_that_the_loaded_sae_has_not_can_be_put_right(
+    explore: Callable[..., FeatureExplorer],
+) -> None:
+    explorer = explore(24)
+    with pytest.raises(ExplorerError, match="There is no feature 24"):
+        explorer.wait()
+    assert explorer.tree is None
+    assert browser(explorer).state["_subject"]["width"] == 24
+    explorer.feature = 23
+    assert explorer.wait().tree.request.feature == 23
+
+
+def test_what_goes_wrong_when_the_subject_is_described_is_told(
+    monkeypatch: pytest.MonkeyPatch, explore: Callable[..., FeatureExplorer]
+) -> None:
+    def none(_self: Subject) -> str:
+        raise ExplorerError("The vocabulary has no entry fit as a placeholder.")
+
+    bare = Subject(build_model("gpt2"), build_tokenizer())
+    monkeypatch.setattr(Subject, "default_ghost_token", property(none))
+    explorer = explore(None, on=bare, token="Ġthe")
+    with pytest.raises(ExplorerError, match="no entry fit"):
+        explorer.wait()
+    assert explorer.status.state == "error"
+
+
+# --- Subjects without an SAE ---------------------------------------------------------------------
+
+
+def test_vectors_need_no_sae(explore: Callable[..., FeatureExplorer]) -> None:
+    bare = Subject(build_model("llama"), build_tokenizer())
+    vector = np.linspace(-1, 1, 48)
+    explorer = explore(None, on=bare, vector=vector).wait()
+    assert explorer.tree == grow_tree(bare, vector=vector, **OPTIONS)
+    assert explorer.tokens is not None
+    assert explorer.lens is not None
+    shown = browser(explorer).state["_subject"]
+    assert (shown["sae"], shown["width"], shown["layer"]) == ("", 0, None)
+    with pytest.raises(ExplorerError, match="no SAE, so it has no features"):
+        explorer.feature = 3
+    assert explorer.feature is None
+
+
+# --- Tokens --------------------------------------------------------------------------------------
+
+
+def test_the_browser_can_rank_the_tokens_at_any_exponent_of_the_slider() -> None:
+    explorer = FeatureExplorer.demo(cutoff=0.1).wait()
+    payload = browser(explorer).state["_tokens"]
+    low, high = options_of(TokenRequest)["exponent"].slider
+    assert payload["exponents"] == [low, high]
+    ids, cosine, centroid = (
+        numbers(payload[name]) for name in ("token_id", "cosine", "centroid_cosine")
+    )
+    asked = explorer.tokens.request.to_dict()
+    for exponent in np.linspace(low, high, 50):
+        ratio = (1 - cosine) ** exponent / np.maximum(1 - centroid, np.finfo(np.float32).eps)
+        order = np.lexsort((ids, ratio))[: payload["limit"]]
+        expected = rank_tokens(explorer.subject, **{**asked, "exponent": float(exponent)})
+        assert ids[order].tolist() == expected.token_id.tolist()
+        assert [payload["text"][place] for place in order] == expected.token
+    assert len(ids) < explorer.subject.vocabulary_size / 4
+    explorer.close()
+
+
+# --- What the browser may do ---------------------------------------------------------------------
+
+
+def test_the_browser_cannot_write_what_the_kernel_alone_writes(
+    explore: Callable[..., FeatureExplorer],
+) -> None:
+    explorer = explore().wait()
+    front_end = browser(explorer)
+    before = {name: getattr(explorer, name) for name in explorer.keys}
+    forged = {"_status": {"state": "broken"}, "_values": {}, "_tree": None, "_esm": "alert(1)"}
+    explorer.comm.deliver({"method": "update", "state": forged})
+    assert {name: getattr(explorer, name) for name in explorer.keys} == before
+    assert front_end.ask({"type": "hello"})["ok"]
+    explorer.comm.deliver({"method": "request_state"})
+    assert front_end.state["_status"]["state"] == "done"
+
+
+def test_exports_are_what_python_writes(explore: Callable[..., FeatureExplorer]) -> None:
+    explorer = explore().wait()
+    front_end = browser(explorer)
+    files = front_end.state["_files"]
+    assert files[-1] == "report.html"
+    expected = {
+        "tree.json": explorer.tree.to_json,
+        "tree.csv": explorer.tree.to_csv,
+        "tree.nwk": explorer.tree.to_newick,
+        "tree.dot": explorer.tree.to_dot,
+        "tokens.json": explorer.tokens.to_json,
+        "tokens.csv": explorer.tokens.to_csv,
+        "lens.json": explorer.lens.to_json,
+        "lens.csv": explorer.lens.to_csv,
+        "report.html": explorer.to_html,
+    }
+    assert set(files) == set(expected)
+    for name, written in expected.items():
+        file = front_end.ask({"type": "export", "file": name})["file"]
+        assert file["name"] == name
+        assert bytes(file["data"]).decode() == written()
+    reply = front_end.ask({"type": "export", "file": "../secret"})
+    assert not reply["ok"]
+    assert "Possible: tree.json" in reply["error"]
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
+    lambda below: (
+        st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=10), below, max_size=3)
+    ),
+    max_leaves=6,
+)
+types = st.sampled_from(["set", "since", "export", "resume", "nonsense", "", None, 7, []])
+names = st.sampled_from([*session.OPTIONS, "self", "_status", "bogus"]) | st.text(max_size=8)
+messages = plain | st.fixed_dictionaries(
+    {"type": types},
+    optional={
+        "values": plain | st.dictionaries(names, plain, max_size=2),
+        "run": plain,
+        "first": plain,
+        "file": plain,
+        "panel": plain,
+    },
+)
+
+
+@cache
+def finished() -> FeatureExplorer:
+    explorer: Any = FeatureExplorer(3, subject=subject(), **{**OPTIONS, "cutoff": 0.1})
+    return explorer.wait()
+
+
+@settings(
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(message=messages)
+def test_every_message_gets_a_reply_and_leaves_the_explorer_whole(message: Any) -> None:
+    explorer = finished()
+    front_end = browser(explorer)
+    before = dict(explorer._session.values)
+    front_end.replies.clear()
+    explorer.comm.deliver(
+        {
+            "method": "custom",
+            "content": {**message, "rid": "r"} if isinstance(message, dict) else message,
+        }
+    )
+    ((rid, reply),) = front_end.replies.items()
+    assert rid == ("r" if isinstance(message, dict) else None)
+    if not reply["ok"]:
+        assert "fault in sae-explorer" not in reply["error"]
+        assert explorer._session.values == before
+    now = {name: getattr(explorer, name) for name in session.OPTIONS}
+    assert now == explorer._session.values
+    if now != before:
+        explorer.update(**before)
+    assert {name: getattr(explorer, name) for name in session.OPTIONS} == before
+
+
+# --- The model -----------------------------------------------------------------------------------
+
+
+def test_the_model_is_left_as_it_was(
+    explore: Callable[..., FeatureExplorer], gate: Gate, breaking: Breaking
+) -> None:
+    model = subject().model
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    explorer = explore()
+    stopped(explorer, gate)
+    gate.open()
+    explorer.resume()
+    explorer.wait()
+    breaking.error, breaking.after = RuntimeError("broken off"), 2
+    explorer.update(scale=3.0, centroid=True)
+    with pytest.raises(ExplorerError):
+        explorer.wait()
+    breaking.error = None
+    explorer.update(token="Ġthe", pca=(0.1,))
+    explorer.wait()
+    breaking.remove()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[name])
+    for module in model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+    assert not model.training
