@@ -71,7 +71,12 @@ export const END_ID = 1;
 /** Rows `first` to `stop` of a tree, as the kernel sends them. */
 export function treePayload(
   nodes: Node[],
-  { first = 0, stop = nodes.length, offset = 0, ...head }: {
+  {
+    first = 0,
+    stop = nodes.length,
+    offset = 0,
+    ...head
+  }: {
     first?: number;
     stop?: number;
     offset?: number;
@@ -101,10 +106,22 @@ export function treePayload(
     covered: 0.5,
     run: 1,
     first,
-    parent: column("<i4", sent.map(({ parent }) => parent), offset),
+    parent: column(
+      "<i4",
+      sent.map(({ parent }) => parent),
+      offset,
+    ),
     token: column("<u2", token.slice(first), offset),
-    probability: column("<f4", sent.map(({ p }) => p), offset),
-    expanded: column("|u1", sent.map(({ expanded = true }) => (expanded ? 1 : 0)), offset),
+    probability: column(
+      "<f4",
+      sent.map(({ p }) => p),
+      offset,
+    ),
+    expanded: column(
+      "|u1",
+      sent.map(({ expanded = true }) => (expanded ? 1 : 0)),
+      offset,
+    ),
     first_token: before,
     token_id: column("<i4", ids.slice(before), offset),
     text: [...numbers.keys()].slice(before).map((key) => key.slice(key.indexOf(" ") + 1)),
@@ -134,7 +151,11 @@ export function randomTree(seed: number, count: number, words: string[], widest 
   };
   const push = (node: Node, cumulative: number) => {
     let at = heap.push({ node, cumulative }) - 1;
-    for (let up = (at - 1) >> 1; at && heap[up].cumulative < heap[at].cumulative; up = (at - 1) >> 1) {
+    for (
+      let up = (at - 1) >> 1;
+      at && heap[up].cumulative < heap[at].cumulative;
+      up = (at - 1) >> 1
+    ) {
       swap(at, up);
       at = up;
     }

@@ -335,6 +335,8 @@ export function show(tree: TreeData, choice: Choice): Shown {
 
   const left = Math.max(1, tree.above(choice.trim));
   open.fill(1, 0, choice.openAbove === null ? firstOpen(tree) : tree.above(choice.openAbove));
+  // The first tokens are what there is to see when all else is folded.
+  open[0] = 1;
   for (const [row, wanted] of choice.toggled) if (row < count) open[row] = wanted ? 1 : 0;
 
   size[0] = extent[0] = 1;

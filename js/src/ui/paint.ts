@@ -144,7 +144,7 @@ export function paint(
     const beyond = bottom[index] + ROW < sight.y || top[index] - ROW > farY || x[index] > farX;
     if (beyond) {
       index += extent[row];
-    } else if (extent[row] > 1 && (bottom[index] - top[index]) * zoom < SMALLEST) {
+    } else if (extent[row] > 1 && (bottom[index] - top[index] + ROW) * zoom < SMALLEST) {
       strokes.push(index);
       index += extent[row];
     } else {

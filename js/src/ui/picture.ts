@@ -1,7 +1,7 @@
 // The diagram as a file: all of what is open, on white, whatever the theme.
 import type { Explorer } from "../state/context.ts";
-import { type Shown, show } from "../state/tree.ts";
 import type { File } from "../state/synced.ts";
+import { type Shown, show } from "../state/tree.ts";
 import { type Layout, LETTERS, layoutOf, ROW } from "./layout.ts";
 import { type Colours, measure, meter, type Pen, paint, type Sight } from "./paint.ts";
 

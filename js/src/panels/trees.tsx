@@ -1,0 +1,93 @@
+// The definition tree (rows B8-B12), as an outline or as a diagram.
+import { useRef } from "preact/hooks";
+import { useExplorer } from "../state/context.ts";
+import type { TreeData } from "../state/tree.ts";
+import { Diagram, type DiagramTools } from "../ui/diagram.tsx";
+import { plain } from "../ui/format.ts";
+import { HoverCard, NodeFacts } from "../ui/hover_card.tsx";
+import { Icon } from "../ui/icon.tsx";
+import { Outline } from "../ui/outline.tsx";
+import { Tool, TreeTools } from "../ui/tree_tools.tsx";
+import { type TreeView, useTreeView } from "../ui/tree_view.ts";
+
+const ZOOM_STEP = 1.3;
+
+export function TreePanel() {
+  const { tree, status } = useExplorer().synced;
+  if (tree.value) return <Tree tree={tree.value} />;
+  const { state } = status.value;
+  return (
+    <p class="sae-nothing">
+      {state === "loading"
+        ? "The tree grows here once the model is loaded."
+        : state === "growing"
+          ? "The first tokens are on their way."
+          : "There is no tree yet."}
+    </p>
+  );
+}
+
+function Tree({ tree }: { tree: TreeData }) {
+  const { local, synced } = useExplorer();
+  const view = useTreeView(tree);
+  const diagram = useRef<DiagramTools>(null);
+  const drawn = local.drawing.value === "diagram";
+  const alone = tree.count === 1 && synced.status.value.state !== "growing";
+  const pointed = view.pointed.value;
+  return (
+    <div class="sae-panel sae-tree">
+      <TreeTools view={view}>
+        {drawn && (
+          <span class="sae-tool">
+            <Tool
+              name="minus"
+              label="Zoom out"
+              onClick={() => diagram.current?.zoom(1 / ZOOM_STEP)}
+            />
+            <Tool name="plus" label="Zoom in" onClick={() => diagram.current?.zoom(ZOOM_STEP)} />
+            <button type="button" title="Show all of it  0" onClick={() => diagram.current?.fit()}>
+              Fit
+            </button>
+          </span>
+        )}
+      </TreeTools>
+      <div class="sae-drawing">
+        {drawn ? <Diagram view={view} tools={diagram} /> : <Outline view={view} />}
+        {pointed && pointed.row < tree.count && <HoverCard tree={tree} at={pointed} />}
+        {alone && (
+          <p class="sae-nothing sae-alone">
+            {tree.status === "partial"
+              ? "Growth was stopped before the first token."
+              : `No answer is as probable as the cutoff, ${plain(tree.cutoff)}: lower it.`}
+          </p>
+        )}
+      </div>
+      <Selected view={view} />
+    </div>
+  );
+}
+
+/** What there is to say of the selected node. Its place is kept when there is none. */
+function Selected({ view }: { view: TreeView }) {
+  const { tree, selected } = view;
+  return (
+    <section class="sae-selected" aria-label="Selected node">
+      {selected < 0 ? (
+        <span class="sae-muted">No node is selected.</span>
+      ) : (
+        <>
+          <NodeFacts tree={tree} row={selected} />
+          {selected > 0 && (
+            <button
+              type="button"
+              title="Copy the definition so far  Ctrl + C"
+              onClick={() => view.copyPath(selected)}
+            >
+              <Icon name="copy" /> Copy
+            </button>
+          )}
+        </>
+      )}
+    </section>
+  );
+}

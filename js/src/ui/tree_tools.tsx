@@ -1,0 +1,165 @@
+// The tools above the tree: which drawing, what is searched for, how much of the tree is seen.
+import type { ComponentChildren } from "preact";
+import { useExplorer } from "../state/context.ts";
+import { Segments } from "./controls.tsx";
+import { count, percent, plain } from "./format.ts";
+import { Icon } from "./icon.tsx";
+import { type Scale, Slider } from "./slider.tsx";
+import type { TreeView } from "./tree_view.ts";
+
+const DRAWINGS = ["outline", "diagram"] as const;
+/** Depths of opening by probability; the empty one chooses by itself. */
+const OPENINGS: [string, string][] = [
+  ["", "automatic"],
+  ["Infinity", "nothing"],
+  ...[0.1, 0.01, 0.001, 0.0001, 0.00001].map((P): [string, string] => [String(P), percent(P)]),
+  ["0", "everything"],
+];
+const STEPS_A_DECADE = 20;
+
+export function TreeTools({ view, children }: { view: TreeView; children?: ComponentChildren }) {
+  const { local } = useExplorer();
+  const { tree, shown } = view;
+  const open = (above: number | null) => {
+    local.openAbove.value = above;
+    local.toggled.value = new Map();
+  };
+  const scale = trimScale(tree.cutoff);
+  const trim = local.trim.value;
+  return (
+    <div class="sae-tools sae-tree-tools" role="toolbar" aria-label="Tree">
+      <Segments
+        label="Drawing"
+        words={DRAWINGS}
+        value={local.drawing.value}
+        onChange={(drawing) => {
+          local.drawing.value = drawing;
+        }}
+      />
+      {children}
+      <Search view={view} />
+      <span class="sae-tool">
+        <label>
+          Open to{" "}
+          <select
+            class="sae-select"
+            title="Open nodes at least this probable (P)"
+            value={local.openAbove.value === null ? "" : String(local.openAbove.value)}
+            onChange={({ currentTarget: { value } }) => open(value === "" ? null : Number(value))}
+          >
+            {OPENINGS.map(([value, name]) => (
+              <option key={value} value={value}>
+                {name}
+              </option>
+            ))}
+          </select>
+        </label>
+        <Tool name="plus" label="Open all" onClick={() => open(0)} />
+        <Tool name="minus" label="Fold all" onClick={() => open(Number.POSITIVE_INFINITY)} />
+      </span>
+      <span class="sae-tool sae-trim" title="Hide nodes less probable (P) than this">
+        <span aria-hidden="true">Trim</span>
+        <Slider
+          scale={scale}
+          value={trim}
+          label="Trim: hide nodes less probable than"
+          text={trim > tree.cutoff ? percent(trim) : "nothing hidden"}
+          disabled={!scale}
+          onChange={(value) => {
+            local.trim.value = value;
+          }}
+        />
+        <output class="sae-trimmed">{trim > tree.cutoff ? percent(trim) : "off"}</output>
+      </span>
+      <label
+        class="sae-tool"
+        title="Hide tokens that are empty or only close the quotation, and what follows them"
+      >
+        <input
+          type="checkbox"
+          checked={local.quiet.value}
+          onChange={(event) => {
+            local.quiet.value = event.currentTarget.checked;
+          }}
+        />
+        Hide empty and quotes
+      </label>
+      <span class="sae-left">
+        {shown.size[0] < tree.count
+          ? `${count(shown.size[0])} of ${count(tree.count)} nodes`
+          : `${count(tree.count)} node${tree.count === 1 ? "" : "s"}`}
+      </span>
+    </div>
+  );
+}
+
+/** From the tree's cutoff, where nothing is hidden, to 1. */
+function trimScale(cutoff: number): Scale | null {
+  if (!(cutoff < 1)) return null;
+  const steps = Math.ceil(-Math.log10(cutoff) * STEPS_A_DECADE);
+  return {
+    steps,
+    value: (position) => (position ? Number((cutoff ** (1 - position / steps)).toPrecision(2)) : 0),
+    position: (value) =>
+      value > cutoff ? Math.round((1 - Math.log(value) / Math.log(cutoff)) * steps) : 0,
+  };
+}
+
+function Search({ view }: { view: TreeView }) {
+  const { local } = useExplorer();
+  const { matches, selected } = view;
+  const query = local.query.value;
+  const at = matches.indexOf(selected) + 1;
+  const none = !matches.length;
+  return (
+    <search class="sae-tool sae-search">
+      <input
+        type="search"
+        class="sae-find"
+        placeholder="Search  /"
+        aria-label="Search the definitions"
+        aria-keyshortcuts="/"
+        title="Enter: next match; Shift + Enter: the one before; Escape: end"
+        spellcheck={false}
+        autocomplete="off"
+        ref={view.search}
+        value={query}
+        onInput={(event) => {
+          local.query.value = event.currentTarget.value;
+        }}
+        onKeyDown={(event) => {
+          if (event.key === "Enter" || event.key === "F3") view.step(event.shiftKey ? -1 : 1);
+          else if (event.key === "Escape" && query) local.query.value = "";
+          else return;
+          event.preventDefault();
+        }}
+      />
+      <span class="sae-matches" role="status">
+        {query && (none ? "no match" : `${at ? plain(at) : "–"} / ${count(matches.length)}`)}
+      </span>
+      <Tool name="previous" label="Previous match" disabled={none} onClick={() => view.step(-1)} />
+      <Tool name="next" label="Next match" disabled={none} onClick={() => view.step(1)} />
+    </search>
+  );
+}
+
+/** A button with a sign alone. */
+export function Tool(props: {
+  name: Parameters<typeof Icon>[0]["name"];
+  label: string;
+  disabled?: boolean;
+  onClick(): void;
+}) {
+  return (
+    <button
+      type="button"
+      class="sae-icon-button"
+      aria-label={props.label}
+      title={props.label}
+      disabled={props.disabled}
+      onClick={props.onClick}
+    >
+      <Icon name={props.name} />
+    </button>
+  );
+}
