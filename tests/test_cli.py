@@ -501,7 +501,9 @@ def test_a_report_holds_what_the_commands_give(
     words = ["--feature=3", "--cutoff=0.01", "--max-depth=3", "--exponent=1.2", "--limit=7"]
     assert main(["report", *on(disk), *words, "--html", str(page)]) == 0
     assert capsys.readouterr().out == ""
-    (text,) = re.findall(r'<script id="carried"[^>]*>(.*?)</script>', page.read_text("utf-8"), re.S)
+    (text,) = re.findall(
+        r'<script id="carried"[^>]*>(.*?)</script>', page.read_text("utf-8"), re.DOTALL
+    )
     attached = attachments(json.loads(text))
     tree = grow_tree(subject, feature=3, cutoff=0.01, max_depth=3)
     tokens = rank_tokens(subject, feature=3, exponent=1.2, limit=7)

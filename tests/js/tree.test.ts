@@ -2,11 +2,26 @@ import { describe, expect, test } from "vitest";
 import { connect } from "../../js/src/state/synced.ts";
 import { type Choice, childrenOf, inOrder, show, TreeData } from "../../js/src/state/tree.ts";
 import { joinTokens } from "../../js/src/text.ts";
-import { layoutOf, nodeAt, ROW as LEAF } from "../../js/src/ui/layout.ts";
+import { ROW as LEAF, layoutOf, nodeAt } from "../../js/src/ui/layout.ts";
 import { svgOf } from "../../js/src/ui/picture.ts";
 import { END_ID, fakeModel, type Node, ROOT, randomTree, seeded, treePayload } from "./model.ts";
 
-const WORDS = [" a", " kind", " of", "ing", '"', "", " ", " Vehicle", "s", " the", ".", " Ka", "<0xC3>", "<0xA9>"];
+const WORDS = [
+  " a",
+  " kind",
+  " of",
+  "ing",
+  '"',
+  "",
+  " ",
+  " Vehicle",
+  "s",
+  " the",
+  ".",
+  " Ka",
+  "<0xC3>",
+  "<0xA9>",
+];
 const ALL: Choice = { openAbove: 0, toggled: new Map(), trim: 0, quiet: false };
 
 const columnsOf = (tree: TreeData) =>
@@ -137,7 +152,18 @@ describe("what is in sight", () => {
     ["trimmed", { trim: 0.002 }],
     ["trimmed to nothing", { trim: 1 }],
     ["quiet", { quiet: true }],
-    ["by hand", { openAbove: 0.05, toggled: new Map([[0, true], [1, false], [9, true], [99999, true]]) }],
+    [
+      "by hand",
+      {
+        openAbove: 0.05,
+        toggled: new Map([
+          [0, true],
+          [1, false],
+          [9, true],
+          [99999, true],
+        ]),
+      },
+    ],
     ["all at once", { openAbove: 0.003, trim: 0.001, quiet: true, toggled: new Map([[2, false]]) }],
   ];
   describe.each(choices)("%s", (_, some) => {
@@ -174,7 +200,8 @@ describe("search", () => {
   test.each(queries)("for %j finds where a definition comes to hold it", (query) => {
     for (const seed of [1, 2, 3, 4]) {
       const tree = TreeData.from(treePayload(randomTree(seed, 500, WORDS)));
-      const holds = (row: number) => row >= 0 && tree.textOf(row).toLowerCase().includes(query.toLowerCase());
+      const holds = (row: number) =>
+        row >= 0 && tree.textOf(row).toLowerCase().includes(query.toLowerCase());
       const expected = Array.from({ length: tree.count }, (_, row) => row).filter(
         (row) => holds(row) && !tree.path(row).slice(0, -1).some(holds),
       );
@@ -258,7 +285,13 @@ describe("the diagram's layout", () => {
 });
 
 describe("the SVG", () => {
-  const hostile = ["</svg><script>alert(1)</script>", "\u0000\u0007\ud800", '"&amp;<![CDATA[', "\u202eabc", "\n"];
+  const hostile = [
+    "</svg><script>alert(1)</script>",
+    "\u0000\u0007\ud800",
+    '"&amp;<![CDATA[',
+    "\u202eabc",
+    "\n",
+  ];
   test("is well-formed and holds no markup of a token", () => {
     const nodes = [ROOT, ...hostile.map((text) => ({ parent: 0, text, p: 0.15 }))];
     const tree = TreeData.from(treePayload(nodes, { label: "<feature> & \u0001" }));

@@ -30,7 +30,7 @@ export function Diagram({ view, tools }: { view: TreeView; tools: Ref<DiagramToo
   const swatches = useRef<HTMLSpanElement>(null);
   const widthOf = useRef<((text: string) => number) | null>(null);
   const frame = useRef(0);
-  const sight = useRef<Sight>({ x: 0, y: 0, zoom: 1, width: 0, height: 0 });
+  const sight = useRef<Sight>({ x: 0, y: 0, zoom: 1, across: 1, width: 0, height: 0 });
   /** Whether the view still follows the drawing: until the reader moves it. */
   const follows = useRef(true);
 
@@ -65,6 +65,10 @@ export function Diagram({ view, tools }: { view: TreeView; tools: Ref<DiagramToo
     if (!frame.current) frame.current = requestAnimationFrame(draw);
   }
 
+  function acrossAt(zoom: number): number {
+    const room = sight.current.width - 2 * EDGE;
+    return Math.max(zoom, Math.min(1, room / scene.current.layout.right[0]));
+  }
   function fitAll(least = 0) {
     const { width, height } = sight.current;
     const now = scene.current.layout;
@@ -76,28 +80,31 @@ export function Diagram({ view, tools }: { view: TreeView; tools: Ref<DiagramToo
       high * own > height
         ? Math.max(now.top[0] - ROW, now.y[0] - (0.8 * height) / own)
         : (now.top[0] + now.bottom[0] - height / own) / 2;
-    sight.current = { ...sight.current, x: -EDGE / own, y, zoom: own };
+    const across = acrossAt(own);
+    sight.current = { ...sight.current, x: -EDGE / across, y, zoom: own, across };
     redraw();
   }
   /** Zoom about a point of the canvas that stays where it is. */
   function zoom(factor: number, px = sight.current.width / 2, py = sight.current.height / 2) {
-    const { x, y, zoom: old } = sight.current;
+    const { x, y, zoom: old, across: wide } = sight.current;
     const whole = scene.current.layout.bottom[0] + ROW;
     const least = Math.min(0.1, (0.5 * sight.current.height) / whole);
     const next = Math.min(Math.max(old * factor, least), MOST_ZOOM);
+    const across = acrossAt(next);
     follows.current = false;
     sight.current = {
       ...sight.current,
-      x: x + px / old - px / next,
+      x: x + px / wide - px / across,
       y: y + py / old - py / next,
       zoom: next,
+      across,
     };
     redraw();
   }
   function pan(dx: number, dy: number) {
-    const { x, y, zoom: by } = sight.current;
+    const { x, y, zoom: down, across } = sight.current;
     follows.current = false;
-    sight.current = { ...sight.current, x: x - dx / by, y: y - dy / by };
+    sight.current = { ...sight.current, x: x - dx / across, y: y - dy / down };
     redraw();
   }
   useImperativeHandle(tools, () => ({
@@ -151,11 +158,11 @@ export function Diagram({ view, tools }: { view: TreeView; tools: Ref<DiagramToo
     const { layout: now, selected: row } = scene.current;
     const index = row < 0 ? -1 : now.shown.place[row];
     if (index < 0) return;
-    const { width, height, zoom: by, x, y } = sight.current;
+    const { width, height, zoom: down, across, x, y } = sight.current;
     const margin = 2 * ROW;
     const left = now.x[index] - margin;
-    const right = now.x[index] + now.width[index] + margin - width / by;
-    const low = now.y[index] + margin - height / by;
+    const right = now.x[index] + now.width[index] + margin - width / across;
+    const low = now.y[index] + margin - height / down;
     sight.current.x = Math.min(Math.max(x, right), left);
     sight.current.y = Math.min(Math.max(y, low), now.y[index] - margin);
     redraw();
@@ -170,7 +177,7 @@ export function Diagram({ view, tools }: { view: TreeView; tools: Ref<DiagramToo
   });
 
   function press(event: KeyboardEvent) {
-    if (pressShared(event, view, explorer)) return;
+    if (pressShared(event, view, explorer, selected)) return;
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const at = Math.max(selected, 0);
     const siblings = at > 0 ? childrenOf(shown, tree.parent[at]) : [0];
@@ -204,13 +211,18 @@ export function Diagram({ view, tools }: { view: TreeView; tools: Ref<DiagramToo
     return row;
   }
 
+  /** Index of the node at a point of the canvas, or -1. */
+  function hit(px: number, py: number): number {
+    const { x, y, zoom: down, across } = sight.current;
+    return nodeAt(scene.current.layout, x + px / across, y + py / down);
+  }
+
   useGestures(canvas, {
     zoom,
     pan,
     click(px, py) {
-      const { x, y, zoom: by } = sight.current;
       const now = scene.current.layout;
-      const index = nodeAt(now, x + px / by, y + py / by);
+      const index = hit(px, py);
       view.pointed.value = null;
       if (index < 0) return false;
       const row = now.shown.rows[index];
@@ -224,9 +236,8 @@ export function Diagram({ view, tools }: { view: TreeView; tools: Ref<DiagramToo
       fitAll();
     },
     point(px, py) {
-      const { x, y, zoom: by } = sight.current;
       const now = scene.current.layout;
-      const index = px < 0 ? -1 : nodeAt(now, x + px / by, y + py / by);
+      const index = px < 0 ? -1 : hit(px, py);
       const row = index < 0 ? -1 : now.shown.rows[index];
       if ((view.pointed.value?.row ?? -1) !== row) {
         view.pointed.value = row < 0 ? null : { row, x: px, y: py };
@@ -270,16 +281,17 @@ function inWords({ tree, shown, selected }: TreeView): string {
 
 /** The indices of one node in two layouts: the selected one if it is in view, else the middle's. */
 function anchors(from: Layout, to: Layout, sight: Sight, selected: number): [number, number] {
-  const middleX = sight.x + sight.width / 2 / sight.zoom;
+  const middleX = sight.x + sight.width / 2 / sight.across;
   const middleY = sight.y + sight.height / 2 / sight.zoom;
   const { rows, place } = from.shown;
   const own = selected >= 0 ? (place[selected] ?? -1) : -1;
   const away = (index: number) =>
-    Math.abs(from.x[index] - middleX) + Math.abs(from.y[index] - middleY);
+    Math.abs(from.x[index] - middleX) * sight.across +
+    Math.abs(from.y[index] - middleY) * sight.zoom;
   let best = 0;
   if (
     own >= 0 &&
-    Math.abs(from.x[own] - middleX) * sight.zoom < sight.width / 2 &&
+    Math.abs(from.x[own] - middleX) * sight.across < sight.width / 2 &&
     Math.abs(from.y[own] - middleY) * sight.zoom < sight.height / 2
   ) {
     best = own;

@@ -88,7 +88,7 @@ export function Outline({ view }: { view: TreeView }) {
   }
 
   function press(event: KeyboardEvent) {
-    if (pressShared(event, view, explorer)) return;
+    if (pressShared(event, view, explorer, current)) return;
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const at = place[current];
     const page = Math.max(1, Math.floor((height.value || UNKNOWN) / LINE) - 2);
@@ -200,7 +200,6 @@ function Line(props: { row: number; view: TreeView; tabbed: boolean; onPick(row:
     >
       <span class="sae-node">
         <span class="sae-indent" />
-        {/* biome-ignore lint/a11y/useKeyWithClickEvents: the tree's keys do the same */}
         <span
           class="sae-twisty"
           aria-hidden="true"

@@ -35,7 +35,10 @@ export interface Sight {
   /** The drawing's point at the left upper corner. */
   x: number;
   y: number;
+  /** Pixels for a unit of the drawing, downwards and of letters, … */
   zoom: number;
+  /** … and from left to right: a tree of thousands is all height, and would be a thread. */
+  across: number;
   width: number;
   height: number;
 }
@@ -49,6 +52,8 @@ export interface Marks {
 const LEGIBLE = 6.5;
 /** Branches lower than this many pixels are drawn as one stroke. */
 const SMALLEST = 0.5;
+/** Lines get no thinner than at this zoom, or all were alike where the whole of a tree is in view. */
+const THINNEST = 0.3;
 /** Lines are drawn together by width, in steps. */
 const WIDTHS = 24;
 /** Longer labels are cut, so that one does not take a whole column. */
@@ -119,12 +124,12 @@ export function paint(
 ): void {
   const { shown, x, y, width, line, top, bottom, right } = layout;
   const { rows, place, extent, tree } = shown;
-  const { zoom } = sight;
+  const { zoom, across } = sight;
   const letters = LETTERS * zoom;
   const legible = letters >= LEGIBLE;
-  const atX = (value: number) => (value - sight.x) * zoom;
+  const atX = (value: number) => (value - sight.x) * across;
   const atY = (value: number) => (value - sight.y) * zoom;
-  const farX = sight.x + sight.width / zoom;
+  const farX = sight.x + sight.width / across;
   const farY = sight.y + sight.height / zoom;
 
   const edges: number[][] = Array.from({ length: WIDTHS }, () => []);
@@ -156,17 +161,17 @@ export function paint(
   pen.strokeStyle = colours.line;
   for (const [step, group] of edges.entries()) {
     if (!group.length) continue;
-    pen.lineWidth = Math.max(0.6, ((step || 0.5) * ROW * zoom) / (WIDTHS - 1));
+    pen.lineWidth = Math.max(0.6, ((step || 0.5) * ROW * Math.max(zoom, THINNEST)) / (WIDTHS - 1));
     pen.beginPath();
     for (const index of group) {
       const above = place[tree.parent[rows[index]]];
       // Where no labels are drawn, lines go on through their places.
-      const from = x[above] + (legible ? width[above] + 4 : 0);
+      const from = atX(x[above]) + (legible ? (width[above] + 4) * zoom : 0);
       const bend = x[above] + width[above] + 4;
       const to = x[index] - 4;
       const middle = (bend + to) / 2;
-      pen.moveTo(atX(from), atY(y[above]));
-      if (!legible) pen.lineTo(atX(bend), atY(y[above]));
+      pen.moveTo(from, atY(y[above]));
+      pen.lineTo(atX(bend), atY(y[above]));
       pen.bezierCurveTo(
         atX(middle),
         atY(y[above]),

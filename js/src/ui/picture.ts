@@ -91,6 +91,7 @@ function whole(shown: Shown): { layout: Layout; sight: Sight } {
     x: -MARGIN,
     y: -MARGIN - ROW / 2,
     zoom: 1,
+    across: 1,
     width: Math.ceil(layout.right[0] + 2 * MARGIN),
     height: Math.ceil(layout.bottom[0] + ROW + 2 * MARGIN),
   };

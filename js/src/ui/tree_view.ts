@@ -32,26 +32,30 @@ export interface TreeView {
   search: { current: HTMLInputElement | null };
 }
 
-/** Keys that mean the same in both drawings. Says whether it was one of them. */
-export function pressShared(event: KeyboardEvent, view: TreeView, { local }: Explorer): boolean {
-  const { selected, tree } = view;
+/** Keys that mean the same in both drawings, of a row. Says whether it was one of them. */
+export function pressShared(
+  event: KeyboardEvent,
+  view: TreeView,
+  { local }: Explorer,
+  row: number,
+): boolean {
   const command = event.ctrlKey || event.metaKey;
-  if (command && event.key.toLowerCase() === "c" && !event.shiftKey && selected > 0) {
+  if (command && event.key.toLowerCase() === "c" && !event.shiftKey && row > 0) {
     // What the reader has marked goes before.
     if (getSelection()?.toString()) return false;
-    view.copyPath(selected);
+    view.copyPath(row);
   } else if (command || event.altKey) {
     return false;
   } else if (event.key === "/") {
     view.search.current?.focus();
-  } else if (event.key === "*" && selected >= 0) {
-    view.openSiblings(selected);
-  } else if ((event.key === "Enter" || event.key === " ") && selected >= 0) {
-    if (childrenOf(view.shown, selected).length) view.toggle(selected);
+  } else if (event.key === "*" && row >= 0) {
+    view.openSiblings(row);
+  } else if ((event.key === "Enter" || event.key === " ") && row >= 0) {
+    if (view.shown.size[row] > 1) view.toggle(row);
   } else if (event.key === "Escape") {
     if (view.pointed.value) view.pointed.value = null;
     else if (local.query.value) local.query.value = "";
-    else if (selected >= 0 && selected < tree.count) view.select(-1);
+    else if (view.selected >= 0) view.select(-1);
     else return false;
   } else {
     return false;
