@@ -19,9 +19,19 @@ const shared = {
 };
 
 await Promise.all([
-  build({ ...shared, entryPoints: [at("src/widget.tsx")], outfile: `${out}widget.js`, format: "esm" }),
+  build({
+    ...shared,
+    entryPoints: [at("src/widget.tsx")],
+    outfile: `${out}widget.js`,
+    format: "esm",
+  }),
   build({ ...shared, entryPoints: [at("src/styles/index.css")], outfile: `${out}widget.css` }),
-  build({ ...shared, entryPoints: [at("src/host/page.ts")], outfile: `${out}page.js`, format: "iife" }),
+  build({
+    ...shared,
+    entryPoints: [at("src/host/page.ts")],
+    outfile: `${out}page.js`,
+    format: "iife",
+  }),
 ]);
 
 for (const name of ["widget.js", "widget.css", "page.js"]) {

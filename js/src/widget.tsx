@@ -1,9 +1,9 @@
 // Wiring only: a model and an element in, a drawn explorer out.
 import { render } from "preact";
-import { App } from "./ui/app.tsx";
 import { ExplorerContext } from "./state/context.ts";
 import { local } from "./state/local.ts";
 import { connect, type Model } from "./state/synced.ts";
+import { App } from "./ui/app.tsx";
 
 export default {
   render({ model, el }: { model: Model; el: HTMLElement }) {

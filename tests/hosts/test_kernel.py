@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 ENDLESS = "cutoff=1e-10, max_nodes=None, max_depth=60"
 #: What the issue demands of Cancel, in seconds.
 PROMPT = 0.2
+#: A cell that runs until the browser has changed something.
+_UNTIL_CHANGED = """
+import time
+print("begun", flush=True)
+while explorer.exponent != 2.5:
+    time.sleep(0.01)
+"""
 
 
 class Notebook:
@@ -83,7 +90,9 @@ class Notebook:
             for data in (o["content"].get("data", {}) for o in outputs)
             if "application/vnd.jupyter.widget-view+json" in data
         ]
-        return self.front_ends[view["model_id"]]
+        front_end = self.front_ends[view["model_id"]]
+        assert front_end.ask({"type": "hello"})["ok"]
+        return front_end
 
     def open_subshell(self) -> None:
         """Let widgets be heard while a cell runs, as JupyterLab does."""
@@ -193,16 +202,26 @@ def test_cancel_is_answered_at_once_while_a_cell_runs(notebook: Notebook) -> Non
     notebook.open_subshell()
     front_end = notebook.show(f"FeatureExplorer.demo({ENDLESS})")
     front_end.until(lambda: front_end.rows is not None)
-    cell = notebook.begin(
-        "import time\nprint('begun', flush=True)\n"
-        "while explorer.exponent != 2.5: time.sleep(0.01)"
-    )
+    cell = notebook.begin(_UNTIL_CHANGED)
     notebook.until(lambda: notebook.outputs.get(cell))
     took = soonest(notebook, front_end)
     assert cell not in notebook.idle
     assert front_end.ask({"type": "set", "values": {"exponent": 2.5}})["ok"]
     notebook.until(lambda: cell in notebook.idle)
     assert took < PROMPT
+
+
+@pytest.mark.parametrize("told", ["explorer.wait()", "explorer.exponent = 1.5"])
+def test_the_browser_is_heard_while_a_cell_runs_that_told_it_something(
+    notebook: Notebook, told: str
+) -> None:
+    notebook.open_subshell()
+    front_end = notebook.show("FeatureExplorer.demo()")
+    front_end.until(lambda: front_end.status["state"] == "done")
+    cell = notebook.begin(f"{told}\n{_UNTIL_CHANGED}")
+    notebook.until(lambda: any(o["msg_type"] == "stream" for o in notebook.outputs.get(cell, [])))
+    assert front_end.ask({"type": "set", "values": {"exponent": 2.5}})["ok"]
+    notebook.until(lambda: cell in notebook.idle)
 
 
 def test_what_a_cell_prints_and_what_the_widget_tells_stay_apart(notebook: Notebook) -> None:

@@ -135,7 +135,9 @@ describe("state and figures", () => {
 
   test("nodes, covered probability and speed", async () => {
     shown = await show();
-    const figures = [...shown.el.querySelectorAll(".sae-figures b")].map((figure) => figure.textContent);
+    const figures = [...shown.el.querySelectorAll(".sae-figures b")].map(
+      (figure) => figure.textContent,
+    );
     expect(figures).toEqual(["1,234", "87.1 %", "617"]);
     expect(shown.find(".sae-figures").innerHTML).toContain("begins with a path to a tip");
   });

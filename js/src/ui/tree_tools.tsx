@@ -54,8 +54,6 @@ export function TreeTools({ view, children }: { view: TreeView; children?: Compo
             ))}
           </select>
         </label>
-        <Tool name="plus" label="Open all" onClick={() => open(0)} />
-        <Tool name="minus" label="Fold all" onClick={() => open(Number.POSITIVE_INFINITY)} />
       </span>
       <span class="sae-tool sae-trim" title="Hide nodes less probable (P) than this">
         <span aria-hidden="true">Trim</span>
@@ -82,7 +80,7 @@ export function TreeTools({ view, children }: { view: TreeView; children?: Compo
             local.quiet.value = event.currentTarget.checked;
           }}
         />
-        Hide empty and quotes
+        Hide quotes
       </label>
       <span class="sae-left">
         {shown.size[0] < tree.count

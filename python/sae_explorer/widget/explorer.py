@@ -308,6 +308,8 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         # Once more in the caller's context: what runs notebooks saves only what its cell said.
         self.send_state([name for name in self.keys if name not in ("_esm", "_css")])
         self._show_summary()
+        # ipykernel hears the browser where the last message came from: not behind this cell.
+        self._publish(self.send_state, "_status")
         if self.status.error is not None:
             raise ExplorerError(self.status.error)
         return self
@@ -368,7 +370,8 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
     def _store(self, values: dict[str, Any]) -> None:
         """Let the traits say what the session's options are."""
         now, known = self._session.values, self.traits()
-        self._values = {k: list(v) if isinstance(v, tuple) else v for k, v in now.items()}
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in now.items()}
+        self._publish(self.set_trait, "_values", plain)
         # Each of them, though an observer of another may fail.
         with contextlib.ExitStack() as stack:
             for name in reversed(values):

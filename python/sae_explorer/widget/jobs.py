@@ -51,7 +51,7 @@ class Job:
         except BaseException as error:  # noqa: BLE001
             try:
                 self._failed(self, error)
-            except Exception:  # the other jobs of the worker must go on
+            except Exception:  # noqa: BLE001 - the other jobs of the worker must go on
                 _log.exception("a failure could not be told")
             return False
         return True

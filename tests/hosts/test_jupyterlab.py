@@ -1,0 +1,264 @@
+"""The widget in JupyterLab, in a real browser.
+
+``SAE_EXPLORER_SCREENSHOTS`` names a folder for pictures of what the tests see.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+from playwright.sync_api import expect
+
+from hosts.browser import visit
+from hosts.jupyterlab import Lab, NotebookPage, copied, running
+from sae_explorer import DefinitionTree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser
+
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.ipynb"
+#: Where the quickstart makes the explorer, and where it waits for it.
+MAKE, WAIT = 1, 3
+
+#: A tree that grows for minutes.
+ENDLESS = """\
+from sae_explorer import FeatureExplorer
+
+explorer = FeatureExplorer.demo(cutoff=1e-10, max_nodes=None, max_depth=60)
+explorer"""
+#: What goes on in JupyterLab itself, whatever is shown in it.
+_OF_THE_HOST = ("favicon", "Failed to load resource: the server responded with a status of 404")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with running(tmp_path_factory.mktemp("jupyterlab")) as lab:
+        yield lab
+
+
+@pytest.fixture
+def notebook(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iterator[NotebookPage]:
+    """Return a copy of the quickstart, open; in the end nothing went wrong and nobody was asked."""
+    name = copied(lab, QUICKSTART, f"{request.node.name}.ipynb")
+    yield from opened(lab, browser, name)
+
+
+@pytest.fixture
+def endless(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iterator[NotebookPage]:
+    """Return a notebook whose first cell grows a tree without an end, and whose second is empty."""
+    name = f"{request.node.name}.ipynb"
+    cells = [nbformat.v4.new_code_cell(ENDLESS), nbformat.v4.new_code_cell("")]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), lab.root / name)
+    yield from opened(lab, browser, name)
+
+
+def opened(lab: Lab, browser: Browser, name: str) -> Iterator[NotebookPage]:
+    with visit(browser, "about:blank", offline=False, width=1500, height=1100) as seen:
+        notebook = NotebookPage(lab, seen.page, name)
+        notebook.open()
+        yield notebook
+        lab.shut_kernels_down()
+    strangers = [address for address in seen.requests if f"//{lab.host}/" not in address]
+    assert strangers == []
+    own = [text for text in seen.problems if not any(word in text for word in _OF_THE_HOST)]
+    assert own == []
+
+
+def photograph(notebook: NotebookPage, name: str) -> None:
+    folder = os.environ.get("SAE_EXPLORER_SCREENSHOTS")
+    if folder:
+        notebook.widget.scroll_into_view_if_needed()
+        notebook.page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def state(notebook: NotebookPage, word: str) -> None:
+    """Wait until the header says that it is loading, growing, done, partial or an error."""
+    chip = notebook.status.locator(".sae-chip")
+    expect(chip).to_have_attribute("data-state", word, timeout=60_000)
+
+
+def test_the_quickstart_grows_a_tree_and_follows_its_cells(notebook: NotebookPage) -> None:
+    notebook.run(MAKE)
+    state(notebook, "done")
+    expect(notebook.rows.first).to_be_visible()
+    photograph(notebook, "done")
+    # The static summary is in the output, and hidden while the widget is alive.
+    expect(notebook.panel.locator(".sae-explorer-static").first).to_be_hidden()
+    before = notebook.nodes()
+    for index in range(notebook.cells.count()):
+        if "cutoff = 1e-5" in notebook.source()[index]:
+            notebook.run(index)
+    notebook.until(lambda: notebook.nodes() > before)
+
+
+def test_the_tree_is_seen_growing_and_stops_at_cancel(endless: NotebookPage) -> None:
+    endless.run(0)
+    expect(endless.rows.first).to_be_visible(timeout=60_000)
+    state(endless, "growing")
+    counts = []
+    for _ in range(4):
+        last = endless.nodes()
+        endless.until(lambda: endless.nodes() > last)  # noqa: B023 - called at once
+        counts.append(endless.nodes())
+    assert counts == sorted(set(counts))
+    photograph(endless, "growing")
+    endless.widget.get_by_role("button", name="Cancel").click()
+    state(endless, "partial")
+    photograph(endless, "partial")
+    stopped = endless.nodes()
+    endless.page.wait_for_timeout(500)
+    assert endless.nodes() == stopped
+    endless.widget.get_by_role("button", name="Grow on").click()
+    state(endless, "growing")
+    endless.until(lambda: endless.nodes() > stopped)
+    endless.page.keyboard.press("Escape")
+    state(endless, "partial")
+
+
+def test_cancel_works_while_a_cell_runs(endless: NotebookPage) -> None:
+    endless.run(0)
+    state(endless, "growing")
+    cell = endless.cells.nth(1)
+    cell.locator(".cm-content").fill(
+        "while explorer.status.state != 'partial': pass\nprint('seen')"
+    )
+    endless.run(1)
+    endless.widget.get_by_role("button", name="Cancel").click()
+    expect(cell.locator(".jp-OutputArea-output")).to_contain_text("seen", timeout=20_000)
+    state(endless, "partial")
+
+
+def test_a_control_changes_the_tree_and_python_hears_of_it(notebook: NotebookPage) -> None:
+    notebook.run(MAKE)
+    state(notebook, "done")
+    before = notebook.rows.all_inner_texts()
+    field = notebook.widget.get_by_role("textbox", name="Feature to show")
+    field.fill("17")
+    field.press("Enter")
+    state(notebook, "done")
+    notebook.until(lambda: notebook.rows.all_inner_texts() != before)
+    notebook.run(WAIT)
+    expect(notebook.cells.nth(WAIT).locator(".jp-OutputArea-output")).to_contain_text("feature 17")
+
+
+def test_a_change_that_cannot_be_is_refused_in_the_widget(notebook: NotebookPage) -> None:
+    notebook.run(MAKE)
+    state(notebook, "done")
+    nodes = notebook.nodes()
+    field = notebook.widget.get_by_role("textbox", name="Feature to show")
+    field.fill("99999999")
+    field.press("Enter")
+    expect(notebook.widget).to_contain_text("Features are numbered 0 to 1,535")
+    photograph(notebook, "refused")
+    assert notebook.nodes() == nodes
+    state(notebook, "done")
+
+
+def test_an_error_is_shown_and_the_next_try_is_a_button(endless: NotebookPage) -> None:
+    endless.write(
+        0,
+        "from sae_explorer import FeatureExplorer\n"
+        "explorer = FeatureExplorer(release='no-such-release', layer=1)\n"
+        "explorer",
+    )
+    endless.run(0)
+    state(endless, "error")
+    expect(endless.widget).to_contain_text("no-such-release")
+    photograph(endless, "error")
+    expect(endless.widget.get_by_role("button", name="Try again")).to_be_enabled()
+
+
+def test_keys_in_the_widget_are_not_the_notebooks(notebook: NotebookPage) -> None:
+    notebook.run(MAKE)
+    state(notebook, "done")
+    before = notebook.source()
+    notebook.rows.nth(1).click()
+    for key in ("a", "b", "x", "c", "v", "d", "d", "m", "j", "0", "0", "Enter", "Shift+Enter"):
+        notebook.page.keyboard.press(key)
+    field = notebook.widget.get_by_role("textbox", name="Feature to show")
+    field.click()
+    field.press_sequentially("abxdd")
+    assert "abxdd" in field.input_value(), field.input_value()
+    field.press("Escape")
+    assert notebook.source() == before
+    # The same keys outside the widget are the notebook's, or this test would prove nothing.
+    notebook.cells.nth(MAKE).locator(".jp-InputPrompt").first.click()
+    notebook.page.keyboard.press("b")
+    notebook.until(lambda: len(notebook.source()) == len(before) + 1)
+
+
+def test_a_page_reloaded_in_mid_growth_goes_on(endless: NotebookPage) -> None:
+    endless.run(0)
+    expect(endless.rows.first).to_be_visible(timeout=60_000)
+    endless.save()
+    before = endless.nodes()
+    endless.page.reload()
+    endless.ready()
+    expect(endless.rows.first).to_be_visible(timeout=60_000)
+    state(endless, "growing")
+    endless.until(lambda: endless.nodes() > before)
+    photograph(endless, "reloaded")
+    cell = endless.cells.nth(1)
+    endless.write(1, "explorer.cutoff = 1e-4\nlen(explorer.wait().tree)")
+    endless.run(1)
+    state(endless, "done")
+    output = cell.locator(".jp-OutputArea-output")
+    expect(output).to_have_text(str(endless.nodes()), timeout=60_000)
+
+
+def test_an_export_is_what_python_reads_back(notebook: NotebookPage, tmp_path: Path) -> None:
+    notebook.run(MAKE)
+    state(notebook, "done")
+    notebook.widget.get_by_role("button", name="Export").click()
+    photograph(notebook, "export")
+    with notebook.page.expect_download() as waiting:
+        notebook.widget.get_by_role("menuitem", name="tree.json").click()
+    waiting.value.save_as(tmp_path / "tree.json")
+    assert waiting.value.suggested_filename == "tree.json"
+    tree = DefinitionTree.from_json(tmp_path / "tree.json")
+    assert len(tree) == notebook.nodes()
+
+
+def test_the_widget_follows_the_theme(notebook: NotebookPage) -> None:
+    notebook.run(MAKE)
+    state(notebook, "done")
+    found = []
+    for theme in ("JupyterLab Light", "JupyterLab Dark"):
+        notebook.command("apputils:change-theme", {"theme": theme})
+        notebook.until(
+            lambda: (notebook.page.get_attribute("body", "data-jp-theme-name") or "") == theme  # noqa: B023
+        )
+        notebook.page.wait_for_timeout(300)
+        photograph(notebook, theme.lower().replace(" ", "-"))
+        found.append(
+            notebook.widget.evaluate(
+                "(element) => { const style = getComputedStyle(element);"
+                " return [style.backgroundColor, style.color].map((colour) =>"
+                " colour.match(/[\\d.]+/g).slice(0, 3).reduce((sum, part) => sum + +part, 0)); }"
+            )
+        )
+    notebook.command("apputils:change-theme", {"theme": "JupyterLab Light"})
+    light, dark = found
+    assert light[0] > light[1]
+    assert dark[0] < dark[1]
+
+
+def test_a_saved_notebook_shows_the_summary_without_its_kernel(notebook: NotebookPage) -> None:
+    notebook.run(MAKE)
+    state(notebook, "done")
+    notebook.run(WAIT)
+    expect(notebook.cells.nth(WAIT).locator(".jp-OutputArea-output")).to_be_visible()
+    notebook.save()
+    notebook.lab.shut_kernels_down()
+    notebook.open()
+    photograph(notebook, "reopened")
+    static = notebook.panel.locator(".sae-explorer-static").first
+    expect(static).to_be_visible()
+    expect(static).to_contain_text("Most probable definitions")
