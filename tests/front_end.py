@@ -33,6 +33,7 @@ class Rows:
     """A tree put together from what was sent of it."""
 
     run: int
+    settled: int = 0
     parent: list[int] = field(default_factory=list)
     token_id: list[int] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
@@ -51,15 +52,16 @@ class Rows:
         return rows
 
     def append(self, payload: dict[str, Any]) -> None:
-        """Take rows, those that are here already included; what was taken before never changes."""
+        """Take rows in the place of those that are not settled; what is settled never changes."""
         first, first_token = payload["first"], payload["first_token"]
-        assert first <= len(self)
-        assert first_token <= len(self.ids)
-        fresh = len(self.ids) - first_token
-        new = numbers(payload["token_id"]).tolist()
-        assert self.ids[first_token:] == new[:fresh]
-        self.ids += new[fresh:]
-        self.texts += payload["text"][fresh:]
+        assert (
+            first <= self.settled <= payload["settled"] <= first + len(numbers(payload["parent"]))
+        )
+        settled = self.settled, self.parent[: self.settled], self.token_id[: self.settled]
+        del self.ids[first_token:]
+        del self.texts[first_token:]
+        self.ids += numbers(payload["token_id"]).tolist()
+        self.texts += payload["text"]
         token = numbers(payload["token"]).tolist()
         for own, came in (
             (self.parent, numbers(payload["parent"]).tolist()),
@@ -68,23 +70,28 @@ class Rows:
             (self.probability, numbers(payload["probability"]).tolist()),
             (self.expanded, numbers(payload["expanded"]).tolist()),
         ):
-            have = len(own) - first
-            assert own[first:] == came[:have]
-            own += came[have:]
+            del own[first:]
+            own.extend(came)
+        assert settled == (self.settled, self.parent[: self.settled], self.token_id[: self.settled])
+        self.settled = payload["settled"]
 
-    def assert_begin(self, tree: DefinitionTree) -> None:
-        """Assert that these are the first rows of a tree: to float32 in probability, else exactly."""
-        count = len(self)
-        assert self.parent == tree.parent[:count].tolist()
-        assert self.token_id == tree.token_id[:count].tolist()
-        assert self.text == tree.tokens[:count]
-        np.testing.assert_allclose(self.probability, tree.probability[:count], rtol=1e-6, atol=0)
-        assert self.expanded == tree.expanded[:count].astype(int).tolist()
+    def assert_settled(self, tree: DefinitionTree) -> None:
+        """Assert that the settled rows are the first of a tree: to float32 in probability."""
+        self._assert_first(tree, self.settled)
+
+    def _assert_first(self, tree: DefinitionTree, count: int) -> None:
+        assert self.parent[:count] == tree.parent[:count].tolist()
+        assert self.token_id[:count] == tree.token_id[:count].tolist()
+        assert self.text[:count] == tree.tokens[:count]
+        np.testing.assert_allclose(
+            self.probability[:count], tree.probability[:count], rtol=1e-6, atol=0
+        )
+        assert self.expanded[:count] == tree.expanded[:count].astype(int).tolist()
 
     def assert_are(self, tree: DefinitionTree) -> None:
         """Assert that these are all rows of a tree."""
         assert len(self) == len(tree)
-        self.assert_begin(tree)
+        self._assert_first(tree, len(tree))
 
 
 class FrontEnd:
@@ -147,9 +154,9 @@ class FrontEnd:
         rows = content["rows"]
         self.appends.append(rows)
         known = self.rows if self.rows is not None and self.rows.run == rows["run"] else None
-        count = len(known) if known is not None else 0
-        if rows["first"] > count:
-            self.gap = (rows["run"], count)
+        settled = known.settled if known is not None else 0
+        if rows["first"] > settled:
+            self.gap = (rows["run"], settled)
         elif known is not None:
             known.append(rows)
         else:

@@ -228,10 +228,9 @@ def test_streamed_rows_make_the_tree(
     assert len(front_end.appends) > 3
     streamed = Rows.of(front_end.appends[0])
     for payload in front_end.appends[1:]:
-        assert payload["first"] == len(streamed)
-        assert payload["first_token"] == len(streamed.ids)
+        assert payload["first"] == streamed.settled
         streamed.append(payload)
-    streamed.assert_begin(alone)
+        streamed.assert_settled(alone)
     front_end.rows.assert_are(alone)
     assert front_end.rows.run == streamed.run == front_end.status["run"]
     assert front_end.status["nodes"] == len(alone)
@@ -246,9 +245,9 @@ def test_rows_come_in_order_whatever_the_cutoff(
     for feature, max_nodes in ((3, 50_000), (5, 100)):
         explorer = explore(feature, cutoff=1e-4, max_nodes=max_nodes).wait()
         appends = browser(explorer).appends
-        assert [payload["first"] for payload in appends] == list(
-            np.cumsum([0, *(len(numbers(p["parent"])) for p in appends)])[:-1]
-        )
+        settled = [payload["settled"] for payload in appends]
+        assert settled == sorted(settled)
+        assert [payload["first"] for payload in appends] == [0, *settled[:-1]]
         nodes = [status["nodes"] for status in browser(explorer).statuses]
         assert nodes == sorted(nodes)
         thresholds = [s["threshold"] for s in browser(explorer).statuses if s["nodes"]]
@@ -318,9 +317,9 @@ def test_a_client_that_lost_rows_asks_for_them(
     gate.let(2)
     front_end.until(lambda: front_end.gap)
     run, first = front_end.gap
-    assert first == len(front_end.rows)
+    assert first == front_end.rows.settled
     assert front_end.ask({"type": "since", "panel": "tree", "run": run, "first": first})["ok"]
-    assert len(front_end.rows) > first
+    assert front_end.rows.settled > first
     gate.open()
     explorer.wait()
     front_end.rows.assert_are(explorer.tree)
@@ -346,7 +345,7 @@ def test_a_page_that_is_reloaded_gets_all_rows_so_far(
     front_end.rows.assert_are(explorer.tree)
 
 
-def test_since_an_old_run_or_a_row_that_is_not_there_sends_no_rows(
+def test_since_an_old_run_sends_no_rows_and_any_row_is_answered(
     explore: Callable[..., FeatureExplorer], gate: Gate
 ) -> None:
     explorer = explore()
@@ -354,12 +353,16 @@ def test_since_an_old_run_or_a_row_that_is_not_there_sends_no_rows(
     gate.let(4)
     front_end.until(lambda: front_end.rows and gate.waiting)
     front_end.appends.clear()
-    run = front_end.rows.run
-    for asked in ({"run": run - 1, "first": 0}, {"run": run, "first": 10**9}):
-        assert front_end.ask({"type": "since", "panel": "tree", **asked})["ok"]
-    assert not front_end.appends
-    assert front_end.ask({"type": "since", "panel": "tree", "run": run, "first": -5})["ok"]
-    assert front_end.appends[0]["first"] == 0
+    run, settled = front_end.rows.run, front_end.rows.settled
+
+    def since(run: int, first: int) -> list[int]:
+        front_end.appends.clear()
+        assert front_end.ask({"type": "since", "panel": "tree", "run": run, "first": first})["ok"]
+        return [payload["first"] for payload in front_end.appends]
+
+    assert since(run - 1, 0) == []
+    assert since(run, 10**9) == [settled]
+    assert since(run, -5) == [0]
 
 
 # --- Cancel and resume ---------------------------------------------------------------------------

@@ -163,9 +163,9 @@ def test_rows_come_in_order_and_make_the_tree_of_the_kernel(notebook: Notebook) 
     assert len(front_end.appends) > 2
     streamed = Rows(front_end.appends[0]["run"])
     for rows in front_end.appends:
-        assert rows["first"] == len(streamed)
+        assert rows["first"] == streamed.settled
         streamed.append(rows)
-    streamed.assert_begin(tree)
+    streamed.assert_settled(tree)
     front_end.rows.assert_are(tree)
     states = [status["state"] for status in front_end.statuses]
     assert states == sorted(states, key=["loading", "growing", "done"].index)

@@ -106,6 +106,7 @@ export function treePayload(
     covered: 0.5,
     run: 1,
     first,
+    settled: stop,
     parent: column(
       "<i4",
       sent.map(({ parent }) => parent),

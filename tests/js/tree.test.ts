@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import type { TreePayload } from "../../js/src/state/protocol.ts";
 import { connect } from "../../js/src/state/synced.ts";
 import { type Choice, childrenOf, inOrder, show, TreeData } from "../../js/src/state/tree.ts";
 import { joinTokens } from "../../js/src/text.ts";
@@ -100,21 +101,51 @@ describe("columns", () => {
   });
 });
 
-describe("a finished tree", () => {
-  const nodes = [ROOT, { parent: 0, text: " a", p: 0.5, expanded: false }];
-  test("brings its head and what has been run since", () => {
-    const grown = TreeData.from(treePayload(nodes, { status: "partial" }));
-    expect(grown.isOpenTip(1)).toBe(true);
-    const whole = grown.finished(
-      treePayload([ROOT, { ...nodes[1], expanded: true }], { covered: 0.9, label: "feature 8" }),
-    );
-    expect(whole).toMatchObject({ status: "complete", covered: 0.9, label: "feature 8", count: 2 });
-    expect(whole?.isOpenTip(1)).toBe(false);
+describe("rows that are not settled", () => {
+  // What is found later, " the" and what follows " a", comes between the rows of before.
+  const before = [
+    ROOT,
+    { parent: 0, text: " a", id: 10, p: 0.5 },
+    { parent: 1, text: " dog", id: 11, p: 0.4, expanded: false },
+    { parent: 1, text: " cat", id: 12, p: 0.2, expanded: false },
+  ];
+  const after = [
+    ROOT,
+    { parent: 0, text: " a", id: 10, p: 0.5 },
+    { parent: 0, text: " the", id: 13, p: 0.4 },
+    { parent: 1, text: " dog", id: 11, p: 0.4 },
+    { parent: 3, text: " that", id: 14, p: 0.9, expanded: false },
+    { parent: 2, text: " cat", id: 12, p: 0.3, expanded: false },
+    { parent: 1, text: " cat", id: 12, p: 0.2, expanded: false },
+  ];
+  const grown = TreeData.from(treePayload(before, { settled: 2 }));
+  const further = grown.append(treePayload(after, { first: 2, settled: 4 }));
+
+  test("give way to what is sent in their place", () => {
+    expect(columnsOf(further)).toEqual(columnsOf(TreeData.from(treePayload(after))));
+    expect(further.isOpenTip(3)).toBe(false);
+    expect(grown.isOpenTip(2)).toBe(true);
+    expect(further.settled).toBe(4);
   });
-  test("of another run, or with fewer rows, is another tree", () => {
-    const grown = TreeData.from(treePayload(nodes));
-    expect(grown.finished(treePayload(nodes, { run: 2 }))).toBeUndefined();
-    expect(grown.finished(treePayload([ROOT]))).toBeUndefined();
+
+  test("are found again by what they say", () => {
+    const rows = before.map((_, row) => grown.rowIn(further, row));
+    expect(rows).toEqual([0, 1, 3, 6]);
+    expect(after.map((_, row) => further.rowIn(grown, row))).toEqual([0, 1, -1, 2, -1, -1, 3]);
+  });
+
+  test("do not hide that settled ones were lost", () => {
+    const model = fakeModel();
+    const synced = connect(model);
+    const tell = (rows: TreePayload) =>
+      model.tell({ type: "append", panel: "tree", status: {}, rows });
+    tell(treePayload(before, { settled: 2 }));
+    tell(treePayload(after, { first: 4, settled: 7 }));
+    expect(synced.tree.value?.count).toBe(4);
+    expect(model.sent.at(-1)).toMatchObject({ type: "since", run: 1, first: 2 });
+    tell(treePayload(after, { first: 2, settled: 7 }));
+    expect(synced.tree.value?.count).toBe(7);
+    synced.close();
   });
 });
 

@@ -3,7 +3,7 @@ import { useRef } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
 import type { TreeData } from "../state/tree.ts";
 import { Diagram, type DiagramTools } from "../ui/diagram.tsx";
-import { plain } from "../ui/format.ts";
+import { count, plain } from "../ui/format.ts";
 import { HoverCard, NodeFacts } from "../ui/hover_card.tsx";
 import { Icon } from "../ui/icon.tsx";
 import { Outline } from "../ui/outline.tsx";
@@ -69,7 +69,8 @@ function Tree({ tree }: { tree: TreeData }) {
 
 /** What there is to say of the selected node. Its place is kept when there is none. */
 function Selected({ view }: { view: TreeView }) {
-  const { tree, selected } = view;
+  const { tree, selected, shown } = view;
+  const left = shown.size[0];
   return (
     <section class="sae-selected" aria-label="Selected node">
       {selected < 0 ? (
@@ -88,6 +89,13 @@ function Selected({ view }: { view: TreeView }) {
           )}
         </>
       )}
+      <span
+        class="sae-left"
+        title="Nodes in the tree, those that the trim or the filter hides left out"
+      >
+        {left < tree.count ? `${count(left)} of ${count(tree.count)}` : count(left)} node
+        {tree.count === 1 ? "" : "s"}
+      </span>
     </section>
   );
 }

@@ -1,8 +1,9 @@
 // What Python and the browser say to each other: the twin of widget/protocol.py.
 //
 // The kernel alone writes the synced traits. The browser sends messages, each with a number of its
-// own (`rid`) that comes back in the reply. Rows of a growing result come in `append` messages that
-// say at which row they begin; whoever misses some asks for them with `since`.
+// own (`rid`) that comes back in the reply. Rows of a growing result come in `append` messages: they
+// say at which row they begin, taking the place of what was there, and how many rows are settled by
+// now. Whoever lacks settled rows before the first asks for them with `since`.
 
 /** A column of numbers as it travels: numpy's name of the dtype, and its bytes. */
 export interface Column {
@@ -96,6 +97,8 @@ export interface Payload {
 export interface TreeRows {
   run: number;
   first: number;
+  /** How many rows, from row 0 on, no row that is still found can come before. */
+  settled: number;
   /** int32, -1 for the root, which is row 0. */
   parent: Column;
   /** Index into the list of distinct tokens. */

@@ -107,17 +107,17 @@ export function connect(model: Model): Synced {
   const wholeTree = () => {
     const whole = model.get("_tree") as TreePayload | null | undefined;
     if (!whole?.parent) tree.value = null;
-    else tree.value = tree.value?.finished(whole) ?? TreeData.from(whole);
+    else tree.value = TreeData.from(whole);
   };
   model.on("change:_tree", wholeTree);
   stops.push(() => model.off("change:_tree", wholeTree));
 
   function append(rows: TreePayload): void {
     const known = tree.value?.run === rows.run ? tree.value : null;
-    const count = known?.count ?? 0;
-    if (rows.first > count) {
+    const settled = known?.settled ?? 0;
+    if (rows.first > settled) {
       // Some rows were lost on the way.
-      void ask({ type: "since", panel: "tree", run: rows.run, first: count }).catch(() => {});
+      void ask({ type: "since", panel: "tree", run: rows.run, first: settled }).catch(() => {});
     } else {
       tree.value = known ? known.append(rows) : TreeData.from(rows);
     }

@@ -1,8 +1,9 @@
 // A definition tree as columns, and what of it is to be seen.
 //
-// Rows are most probable first and a parent comes before its children, so a tree only ever grows at
-// its end, hiding what is improbable cuts a tail off, and one pass over the rows, forwards or
-// backwards, sees every node after or before those below it. Nothing here needs a stack.
+// Rows are most probable first and a parent comes before its children, so hiding what is improbable
+// cuts a tail off, and one pass over the rows, forwards or backwards, sees every node after or before
+// those below it. Nothing here needs a stack. A tree that grows keeps its settled rows, and only what
+// comes after them changes.
 import { joinTokens } from "../text.ts";
 import { numbers } from "./columns.ts";
 import type { Payload, Provenance, TreePayload, Values } from "./protocol.ts";
@@ -12,7 +13,7 @@ const CLOSES = 2;
 const QUIET = 4;
 const BYTE = 8;
 
-/** The columns, which may hold more rows than a TreeData that reads them. */
+/** The columns. */
 class Rows {
   count = 0;
   parent = new Int32Array(0);
@@ -30,41 +31,53 @@ class Rows {
   ids: number[] = [];
   kinds: number[] = [];
 
-  add(payload: TreePayload): void {
-    const { first, first_token, closing, end_ids } = payload;
-    const ids = numbers(payload.token_id);
-    for (let at = this.texts.length - first_token; at < ids.length; at += 1) {
-      this.texts.push(payload.text[at]);
-      this.ids.push(ids[at]);
-      this.kinds.push(kindOf(payload.text[at], ids[at], closing, end_ids));
+  /** These rows up to `first`, with room for others after them. */
+  upTo(first: number, firstToken: number): Rows {
+    const rows = new Rows();
+    rows.reserve(first);
+    for (let row = 0; row < first; row += 1) {
+      rows.put(row, this.parent[row], this.token[row], this.probability[row]);
     }
+    rows.expanded.set(this.expanded.subarray(0, first));
+    rows.count = first;
+    rows.texts = this.texts.slice(0, firstToken);
+    rows.ids = this.ids.slice(0, firstToken);
+    rows.kinds = this.kinds.slice(0, firstToken);
+    return rows;
+  }
+
+  add(payload: TreePayload): void {
+    const { first, closing, end_ids, text } = payload;
+    numbers(payload.token_id).forEach((id, at) => {
+      this.texts.push(text[at]);
+      this.ids.push(id);
+      this.kinds.push(kindOf(text[at], id, closing, end_ids));
+    });
     const parent = numbers(payload.parent);
     const token = numbers(payload.token);
     const probability = numbers(payload.probability);
-    const stop = first + parent.length;
-    this.reserve(stop);
-    for (let row = this.count; row < stop; row += 1) {
-      const above = parent[row - first];
-      this.parent[row] = above;
-      this.token[row] = token[row - first];
-      this.probability[row] = probability[row - first];
-      if (above < 0) {
-        this.cumulative[row] = 1;
-        continue;
-      }
-      // No larger than that of the row before: float32 rounds, and the order is what is known.
-      this.cumulative[row] = Math.min(
-        this.cumulative[above] * probability[row - first],
-        this.cumulative[row - 1],
-      );
-      this.depth[row] = this.depth[above] + 1;
-      if (this.lastChild[above]) this.nextSibling[this.lastChild[above]] = row;
-      else this.firstChild[above] = row;
-      this.lastChild[above] = row;
+    this.count = first + parent.length;
+    this.reserve(this.count);
+    for (let at = 0; at < parent.length; at += 1) {
+      this.put(first + at, parent[at], token[at], probability[at]);
     }
-    // Rows that were sent before may have been run since.
     this.expanded.set(numbers(payload.expanded), first);
-    this.count = Math.max(this.count, stop);
+  }
+
+  private put(row: number, above: number, token: number, probability: number): void {
+    this.parent[row] = above;
+    this.token[row] = token;
+    this.probability[row] = probability;
+    if (above < 0) {
+      this.cumulative[row] = 1;
+      return;
+    }
+    // No larger than that of the row before: float32 rounds, and the order is what is known.
+    this.cumulative[row] = Math.min(this.cumulative[above] * probability, this.cumulative[row - 1]);
+    this.depth[row] = this.depth[above] + 1;
+    if (this.lastChild[above]) this.nextSibling[this.lastChild[above]] = row;
+    else this.firstChild[above] = row;
+    this.lastChild[above] = row;
   }
 
   private reserve(count: number): void {
@@ -98,11 +111,13 @@ function kindOf(text: string, id: number, closing: string, endIds: number[]): nu
   );
 }
 
-/** A tree as far as it has grown; a longer one is a new object that shares the columns. */
+/** A tree as far as it has grown. It never changes: a longer one is another object. */
 export class TreeData implements Payload {
   readonly run: number;
   /** Number of nodes, the root included. */
   readonly count: number;
+  /** How many rows, from the first, stay as they are however the tree grows on. */
+  readonly settled: number;
   readonly label: string;
   readonly request: Values;
   readonly provenance: Provenance;
@@ -116,6 +131,7 @@ export class TreeData implements Payload {
   ) {
     this.count = columns.count;
     this.run = head.run;
+    this.settled = head.settled;
     this.label = head.label;
     this.request = head.request;
     this.provenance = head.provenance;
@@ -130,16 +146,20 @@ export class TreeData implements Payload {
     return new TreeData(columns, payload);
   }
 
-  /** The tree with the rows that come next; those among them that it has are passed over. */
+  /** The tree with other rows from the payload's first one on. */
   append(payload: TreePayload): TreeData {
-    this.columns.add(payload);
-    return new TreeData(this.columns, payload);
+    const columns = this.columns.upTo(payload.first, payload.first_token);
+    columns.add(payload);
+    return new TreeData(columns, payload);
   }
 
-  /** The finished tree, if this one is its beginning. */
-  finished(whole: TreePayload): TreeData | undefined {
-    const count = whole.first + whole.parent.data.byteLength / Int32Array.BYTES_PER_ELEMENT;
-    return whole.run === this.run && count >= this.count ? this.append(whole) : undefined;
+  /** The row of `other` that stands for the same node as `row` does here; -1 if none does. */
+  rowIn(other: TreeData, row: number): number {
+    if (row <= 0 || row < Math.min(this.settled, other.settled)) return row;
+    const above = this.rowIn(other, this.parent[row]);
+    let child = above < 0 ? 0 : other.firstChild[above];
+    while (child && other.tokenId(child) !== this.tokenId(row)) child = other.nextSibling[child];
+    return child || -1;
   }
 
   /** Row of the parent, -1 for the root. */
@@ -161,7 +181,7 @@ export class TreeData implements Payload {
   get depth(): Int32Array {
     return this.columns.depth;
   }
-  /** The most probable child of a row; 0: none. It may lie beyond `count`, as siblings may. */
+  /** The most probable child of a row; 0: none. */
   get firstChild(): Int32Array {
     return this.columns.firstChild;
   }
@@ -219,8 +239,7 @@ export class TreeData implements Payload {
 
   /** Whether it is not known how the answer goes on: growth stopped here. */
   isOpenTip(row: number): boolean {
-    const childless = !this.firstChild[row] || this.firstChild[row] >= this.count;
-    return childless && !this.columns.expanded[row] && !this.isEnd(row);
+    return !this.firstChild[row] && !this.columns.expanded[row] && !this.isEnd(row);
   }
 
   /** Number of rows, from the first, that are at least so probable. */
@@ -374,8 +393,8 @@ export function inOrder(tree: TreeData, extent: Int32Array, count = extent.lengt
 /** Rows of the children that trim and filter leave, most probable first. */
 export function childrenOf({ tree, size }: Shown, row: number): number[] {
   const rows: number[] = [];
-  const { firstChild, nextSibling, count } = tree;
-  for (let child = firstChild[row]; child && child < count; child = nextSibling[child]) {
+  const { firstChild, nextSibling } = tree;
+  for (let child = firstChild[row]; child; child = nextSibling[child]) {
     if (size[child]) rows.push(child);
   }
   return rows;

@@ -8,11 +8,13 @@ export function count(value: number): string {
   return WHOLE.format(value);
 }
 
-/** A probability as Python's tree_formats.percent has it: "12.3 %", "0.82 %", "0.0031 %". */
+/** A probability as Python's tree_formats.percent has it: "12.3 %", "0.82 %", "0.0031 %", "7e-5 %". */
 export function percent(probability: number): string {
   const value = 100 * probability;
   if (value >= 10) return `${value.toFixed(1)} %`;
-  return `${value >= 0.1 ? value.toFixed(2) : plain(Number(value.toPrecision(2)))} %`;
+  if (value >= 0.1) return `${value.toFixed(2)} %`;
+  const short = value >= 0.001 ? String(Number(value.toPrecision(2))) : value.toExponential(0);
+  return `${value ? short : 0} %`;
 }
 
 /** A number with no digit that does not count: "3.8", "5e-5", "0.125". */

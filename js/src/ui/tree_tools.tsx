@@ -19,7 +19,7 @@ const STEPS_A_DECADE = 20;
 
 export function TreeTools({ view, children }: { view: TreeView; children?: ComponentChildren }) {
   const { local } = useExplorer();
-  const { tree, shown } = view;
+  const { tree } = view;
   const open = (above: number | null) => {
     local.openAbove.value = above;
     local.toggled.value = new Map();
@@ -82,11 +82,6 @@ export function TreeTools({ view, children }: { view: TreeView; children?: Compo
         />
         Hide quotes
       </label>
-      <span class="sae-left">
-        {shown.size[0] < tree.count
-          ? `${count(shown.size[0])} of ${count(tree.count)} nodes`
-          : `${count(tree.count)} node${tree.count === 1 ? "" : "s"}`}
-      </span>
     </div>
   );
 }

@@ -70,15 +70,20 @@ export function useTreeView(tree: TreeData): TreeView {
   const brought = useSignal(0);
   const search = useRef<HTMLInputElement>(null);
 
-  // Another run has other rows: what was chosen among the old ones means nothing in it.
-  const run = useRef(tree.run);
+  // Rows that are not settled get other numbers while a tree grows: what was chosen goes along. In
+  // another run it means nothing.
+  const before = useRef(tree);
   useLayoutEffect(() => {
-    if (run.current === tree.run) return;
-    run.current = tree.run;
-    local.selected.value = -1;
-    local.toggled.value = new Map();
+    const last = before.current;
+    if (last === tree) return;
+    before.current = tree;
     pointed.value = null;
-  });
+    const now = (row: number) => (last.run === tree.run ? last.rowIn(tree, row) : -1);
+    if (local.selected.value >= 0) local.selected.value = now(local.selected.value);
+    if (!local.toggled.value.size) return;
+    const toggled = [...local.toggled.value].map(([row, open]) => [now(row), open] as const);
+    local.toggled.value = new Map(toggled.filter(([row]) => row >= 0));
+  }, [tree]);
 
   const openAbove = local.openAbove.value;
   const toggled = local.toggled.value;

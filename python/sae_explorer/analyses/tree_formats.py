@@ -142,11 +142,16 @@ def answers(tree: DefinitionTree, limit: int = 5) -> Text:
 
 
 def percent(probability: float) -> str:
-    """Return a probability with three significant digits, such as ``12.3 %``."""
+    """Return a probability as short as a column needs it: ``12.3 %``, ``0.0031 %``, ``7e-5 %``."""
     value = 100 * probability
-    return (
-        f"{value:.1f} %" if value >= 10 else f"{value:.2f} %" if value >= 0.1 else f"{value:.2g} %"
-    )
+    if value >= 10:
+        return f"{value:.1f} %"
+    if value >= 0.1:
+        return f"{value:.2f} %"
+    if value >= 0.001 or value == 0:
+        return f"{value:.2g} %"
+    digit, exponent = f"{value:.0e}".split("e")
+    return f"{digit}e{int(exponent)} %"
 
 
 def _dot_string(text: str) -> str:

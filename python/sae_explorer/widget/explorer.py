@@ -386,7 +386,8 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
 
     def show_status(self, status: Status) -> None:
         """See :class:`View`; the files that can be exported change with it."""
-        self._publish(self.set_trait, "_files", [*self._session.exports, _REPORT])
+        files = [*self._session.exports]
+        self._publish(self.set_trait, "_files", [*files, _REPORT] if files else [])
         self._publish(self.set_trait, "_status", status.to_dict())
         if status.state in ("done", "partial", "error"):
             self._publish(self._show_summary)
@@ -463,8 +464,9 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
 
     def _page_state(self) -> dict[str, Any]:
         own = [f"_{name}" for name in ANALYSES]
-        names = ["_subject", "_controls", "_values", "_status", *own]
-        return {name: getattr(self, name) for name in names} | {"_files": [*self._session.exports]}
+        names = ["_subject", "_controls", "_values", *own]
+        state = {name: getattr(self, name) for name in names}
+        return {**state, "_status": self._session.shown.to_dict()}
 
     def _label(self) -> str:
         request = self._session.panels["tree"].request(self._session.values)

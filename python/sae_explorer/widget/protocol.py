@@ -1,8 +1,9 @@
 """What Python and the browser say to each other; js/src/state/protocol.ts is the twin.
 
 The kernel alone writes the synced traits. The browser sends messages, each with a number of its own
-(``rid``) that comes back in the reply. Rows of a growing result go out in ``append`` messages that
-say at which row they begin, about ten a second; whoever misses some asks for them with ``since``.
+(``rid``) that comes back in the reply. Rows of a growing result go out in ``append`` messages about
+ten a second: they say at which row they begin, taking the place of what was there, and how many rows
+are settled by now. Whoever lacks settled rows before the first asks for them with ``since``.
 """
 
 from __future__ import annotations

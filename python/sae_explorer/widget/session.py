@@ -35,6 +35,8 @@ _PAUSE = 0.25
 _INTERVAL = 0.1
 #: Share of the time that may go into telling what has grown.
 _TELLING = 0.2
+#: Largest number of rows that are sent though rows found later may come before them.
+_UNSETTLED = 2000
 #: The options that say which vector is looked at; setting one ends the others.
 SOURCES = ("feature", "vector", "token", "embedding")
 _OUT_OF_MEMORY = (
@@ -170,7 +172,7 @@ class Session:
         self._runs = 0
         #: The run of the rows that were shown last.
         self._streamed = 0
-        #: The tree that is growing, as it was last told, and how many of its rows were.
+        #: The tree that is growing, as it was last told, and how many of its rows are settled.
         self._told: tuple[DefinitionTree, int] | None = None
         self.status = Status()
         #: The status of the tree that is shown, whatever comes after it.
@@ -271,6 +273,16 @@ class Session:
                     panel.job = None
 
     @property
+    def shown(self) -> Status:
+        """The status of what there is to show by now, without what is still going on."""
+        with self._lock:
+            if self.status.state not in ("loading", "growing"):
+                return self.status
+            if self.panels["tree"].result is None:
+                return Status("partial", "written before there was a tree")
+            return self._kept
+
+    @property
     def busy(self) -> bool:
         """Whether something that was asked for is still to come."""
         with self._lock:
@@ -299,8 +311,8 @@ class Session:
         """
         with self._lock:
             if self._told is not None and run in (None, self._runs):
-                tree, stop = self._told
-                self._show_rows(tree, min(max(first, 0), stop), stop)
+                tree, settled = self._told
+                self._show_rows(tree, min(max(first, 0), settled), settled)
 
     # ---- loading
 
@@ -409,11 +421,7 @@ class Session:
         assert isinstance(wanted, tree_analysis.TreeRequest)
         if grower is not None and self._grown is not None and _goes_on(self._grown, wanted):
             (last,) = grower.trees()
-            if not last.partial:
-                self._told = (last, len(last))
-            elif self._told is None:
-                # All rows of the partial tree were shown, and those found now come between them.
-                self._runs += 1
+            self._told = (last, _settled(last, grower))
             if wanted != self._grown:
                 grower.lower(wanted.cutoff)
         else:
@@ -460,15 +468,15 @@ class Session:
                 self._keep(panel, tree, error)
 
     def _tell_growth(self, panel: Panel, job: Job, grower: tree_analysis.TreeGrower) -> None:
-        """Send the rows that are settled by now: whatever is found later comes after them."""
-        threshold = grower.progress().threshold
+        """Send the rows found by now, from the first that was not settled the last time."""
         (tree,) = grower.trees()
-        settled = int((tree.cumulative_probability > threshold).sum())
+        threshold = grower.progress().threshold
         with self._lock:
             if panel.job is not job:
                 return
             first = self._told[1] if self._told is not None else 0
-            self._told = (tree, max(first, settled))
+            settled = max(first, _settled(tree, grower))
+            self._told = (tree, settled)
             self.status = self._figures(tree).but(
                 state="growing",
                 text="growing",
@@ -478,11 +486,10 @@ class Session:
             )
             self._show_rows(tree, first, settled)
 
-    def _show_rows(self, tree: DefinitionTree, first: int, stop: int) -> None:
-        rows = None
-        if stop > first:
-            rows = {**tree.payload(first=first, stop=stop), "run": self._runs}
-            self._streamed = self._runs
+    def _show_rows(self, tree: DefinitionTree, first: int, settled: int) -> None:
+        stop = min(len(tree), settled + _UNSETTLED)
+        rows = {**tree.payload(first=first, stop=stop), "run": self._runs, "settled": settled}
+        self._streamed = self._runs
         self._view.show_growth(rows, self.status)
 
     def _stay(self) -> None:
@@ -499,7 +506,8 @@ class Session:
         self._told = None
         if tree is not None and self._streamed != self._kept.run:
             self._streamed = self._kept.run
-            self._view.show_growth({**tree.payload(), "run": self._kept.run}, self._kept)
+            rows = {**tree.payload(), "run": self._kept.run, "settled": len(tree)}
+            self._view.show_growth(rows, self._kept)
 
     def _keep(self, panel: Panel, tree: DefinitionTree, error: str | None) -> None:
         """Show a tree that has grown, or was stopped."""
@@ -512,7 +520,8 @@ class Session:
             state=state, text=text, progress=1.0, resumable=tree.partial, error=error
         )
         self._streamed = self._runs
-        self._view.show_result("tree", {**tree.payload(), "run": self._runs})
+        rows = {**tree.payload(), "run": self._runs, "settled": _settled(tree, self._grower)}
+        self._view.show_result("tree", rows)
         panel.job, panel.result, self._told = None, tree, None
         self._settle()
 
@@ -561,6 +570,13 @@ def _goes_on(before: tree_analysis.TreeRequest, wanted: tree_analysis.TreeReques
     return wanted.cutoff <= before.cutoff and replace(before, cutoff=wanted.cutoff) == wanted
 
 
+def _settled(tree: DefinitionTree, grower: tree_analysis.TreeGrower | None) -> int:
+    """Return how many of the first rows no row that is still found can come before."""
+    if grower is None or not tree.partial:
+        return len(tree)
+    return int((tree.cumulative_probability > grower.progress().threshold).sum())
+
+
 def _share(threshold: float, cutoff: float) -> float:
     """Return how far growth is on the way, in logarithms, from probability 1 to the cutoff."""
     return min(1.0, math.log(max(threshold, cutoff)) / math.log(cutoff)) if cutoff < 1 else 1.0
@@ -571,7 +587,10 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, ExplorerError):
         return str(error)
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return "Out of memory. Free other models, or load this one in a smaller dtype."
+        return (
+            "Out of memory. Free other models, load this one in a smaller dtype, or ask for less: a "
+            "smaller max_depth or max_nodes."
+        )
     return (
         f"{type(error).__name__}: {error}. This is a fault in sae-explorer or in a library it uses; "
         "what was shown before is kept. Try again, and report it if it stays."
