@@ -153,7 +153,8 @@ export interface LensPayload extends Payload {
 
 /** Messages to the kernel. */
 export type Ask =
-  | { type: "hello" }
+  /** `run` is that of the tree which is known: of a growing one with another run all rows are sent. */
+  | { type: "hello"; run: number | null }
   | { type: "set"; values: Values }
   | { type: "reset" }
   | { type: "run" }

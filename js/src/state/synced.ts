@@ -65,6 +65,9 @@ const NO_STATUS: Status = {
   error: null,
 };
 
+/** When hello is said again, in milliseconds. */
+const LATER = 1000;
+
 /** How long a kernel may take to answer before it counts as lost, in milliseconds. */
 const PATIENCE = 10_000;
 
@@ -169,7 +172,16 @@ export function connect(model: Model): Synced {
     });
   }
 
-  if (contact.value === "live") ask({ type: "hello" }).catch(() => {});
+  // Once more a little later: JupyterLab gives a widget its way past running cells, a subshell of the
+  // kernel, only after the first message, and the kernel takes that way from the next one on.
+  let again: ReturnType<typeof setTimeout> | undefined;
+  const hello = () => {
+    ask({ type: "hello", run: tree.value?.run ?? null }).catch(() => {});
+  };
+  if (contact.value === "live") {
+    hello();
+    again = setTimeout(hello, LATER);
+  }
 
   return {
     subject,
@@ -189,6 +201,7 @@ export function connect(model: Model): Synced {
     set,
     close() {
       for (const stop of stops) stop();
+      clearTimeout(again);
       for (const question of questions.values()) clearTimeout(question.timer);
       questions.clear();
     },

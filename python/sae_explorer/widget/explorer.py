@@ -428,7 +428,8 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         match told:
             case {"type": "hello"}:
                 self.show_growth(None, self.status)
-                self._session.repeat_growth()
+                if told.get("run") != self.status.run:
+                    self._session.repeat_growth()
             case {"type": "since", "run": int(run), "first": int(first)}:
                 self._session.repeat_growth(first, run)
             case {"type": "set", "values": dict(values)}:
