@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from hub import gemma_stand_in, serving
+from sae_explorer import FeatureExplorer
 from sae_explorer.loading import demo
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +75,8 @@ def test_the_demo_prints_what_the_readme_shows(demo_run: Any) -> None:
         line.rstrip() for line in shown.strip().splitlines()
     ]
     assert (folder / "sae-explorer-demo.json").is_file()
+    assert (folder / "sae-explorer-demo.html").is_file()
+    assert "sae-explorer: wrote sae-explorer-demo.html" in done.stderr
 
 
 def test_the_demos_most_probable_definitions_name_the_concept(demo_run: Any) -> None:
@@ -90,24 +94,41 @@ def test_the_demos_most_probable_definitions_name_the_concept(demo_run: Any) -> 
 def test_every_command_runs(command: str, tmp_path: Path) -> None:
     done = run(command, tmp_path)
     assert done.returncode == 0, done.stderr
-    written = re.findall(r"--(?:json|csv) (\S+)", command)
+    written = re.findall(r"--(?:json|csv|html) (\S+)", command)
     assert all((tmp_path / name).stat().st_size > 100 for name in written)
     assert done.stdout or written
 
 
+def execute(snippet: str, names: dict[str, Any]) -> None:
+    """Run a snippet as a notebook's cell; of an explorer that it shows, wait for what it shows."""
+    body = ast.parse(snippet).body
+    last = body.pop() if isinstance(body[-1], ast.Expr) else None
+    exec(compile(ast.Module(body, []), "README", "exec"), names)
+    if isinstance(last, ast.Expr):
+        value = eval(compile(ast.Expression(last.value), "README", "eval"), names)
+        if isinstance(value, FeatureExplorer):
+            names["shown"] = value.wait()
+
+
 def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    gemma, *others = blocks("python")
+    first, explore_gemma, gemma, *others = blocks("python")
     names: dict[str, Any] = {}
+    execute(first, names)
+    assert names["shown"].tree.definitions(1)[0].text == "a kind of vehicle"
     gemma_stand_in(tmp_path / "hub", features=4096)
     with serving(tmp_path / "hub", tmp_path / "cache"):
-        exec(gemma, names)
-    assert names["tree"].request.feature == 4021
+        execute(explore_gemma, names)
+        execute(gemma, names)
+    assert names["shown"].subject.sae.hook_name == "blocks.12.hook_resid_post"
+    assert names["shown"].tree.request.feature == names["tree"].request.feature == 4021
     for snippet in others:
-        exec(snippet, names)
+        execute(snippet, names)
     assert names["partial"].partial
     assert len(names["top"]) == 100
-    assert (tmp_path / "tree.dot").is_file()
+    assert names["explorer"].tree.request.cutoff == 1e-5
+    for written in ("tree.dot", "tree.svg", "tree.png", "report.html"):
+        assert (tmp_path / written).stat().st_size > 1000
 
 
 def test_every_link_leads_somewhere() -> None:
