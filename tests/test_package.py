@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -88,3 +90,16 @@ def test_one_version_everywhere() -> None:
 
 def test_the_types_are_shipped() -> None:
     assert (PACKAGE / "py.typed").is_file()
+
+
+def test_the_bundle_is_small_and_loads_nothing() -> None:
+    built = {name: (PACKAGE / "static" / name) for name in ("widget.js", "widget.css", "page.js")}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in built.items()}
+    # It travels with every instance of the widget, and is kept in saved notebooks.
+    assert sum(len(gzip.compress(text.encode(), 9)) for text in texts.values()) <= 41_000
+    assert len(gzip.compress(texts["widget.js"].encode(), 9)) <= 40_000
+    for name, text in texts.items():
+        addresses = set(re.findall(r"https?://[\w./-]+", text))
+        # Names of XML vocabularies, which nobody asks for anything.
+        assert {a for a in addresses if not a.startswith("http://www.w3.org/")} == set(), name
+        assert "@import" not in text

@@ -273,6 +273,8 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
         if types.NoneType in accepted:
             return None
         raise ExplorerError(f"{name} is None; it needs a value.")
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ExplorerError(f"{name} is {value!a}; it holds half a character. Write it anew.")
     if hasattr(value, "tolist"):  # numpy and torch: scalars, vectors
         value = value.tolist()
     for candidate in accepted:

@@ -7,7 +7,7 @@ import { useExplorer } from "../state/context.ts";
 import type { Control, Value } from "../state/protocol.ts";
 import { count, numberIn, plain } from "./format.ts";
 import { Icon } from "./icon.tsx";
-import { type Choice, same, useAsk, useOption } from "./option.ts";
+import { type Choice, same, useAsk, useOption, useRefuse } from "./option.ts";
 import { Slider, scaleOf } from "./slider.tsx";
 
 const GHOST = "{ghost}";
@@ -257,10 +257,14 @@ export function Entry(props: EntryProps) {
   const { text, label, tag, help, disabled, onCommit, onStep } = props;
   const draft = useSignal<string | null>(null);
   const complaint = useSignal<string | null>(null);
+  const refuse = useRefuse();
   function commit() {
     if (draft.value !== null && draft.value !== text) {
       complaint.value = onCommit(draft.value);
-      if (complaint.value) return;
+      if (complaint.value) {
+        refuse(new Error(complaint.value));
+        return;
+      }
     }
     draft.value = null;
     complaint.value = null;

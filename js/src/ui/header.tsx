@@ -8,7 +8,7 @@ import { Entry } from "./controls.tsx";
 import { About, ExportMenu } from "./export_menu.tsx";
 import { count, numberIn, percent, plain } from "./format.ts";
 import { Icon, type IconName } from "./icon.tsx";
-import { useAsk, useOption, useRefuse } from "./option.ts";
+import { useAsk, useOption } from "./option.ts";
 
 export interface Walk {
   /** The feature shown; null where the ghost is none. */
@@ -59,7 +59,6 @@ export function Header({ walk, onEmbed }: { walk: Walk; onEmbed(): void }) {
 function Feature({ walk }: { walk: Walk }) {
   const { feature, width, go } = walk;
   const { values, tree, result } = useExplorer().synced;
-  const refuse = useRefuse();
   const still = width === 0;
   const at = feature ?? -1;
   const label = tree.value?.label ?? result("tokens").value?.label;
@@ -90,9 +89,7 @@ function Feature({ walk }: { walk: Walk }) {
         onCommit={(text) => {
           const wanted = numberIn(text);
           if (!Number.isInteger(wanted) || wanted < 0 || wanted >= width) {
-            const why = `There is no feature ${text}: they are numbered 0 to ${count(width - 1)}.`;
-            refuse(new Error(why));
-            return why;
+            return `There is no feature ${text}: they are numbered 0 to ${count(width - 1)}.`;
           }
           go(wanted);
           return null;

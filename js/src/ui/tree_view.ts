@@ -112,7 +112,7 @@ export function useTreeView(tree: TreeData): TreeView {
   const select = (row: number) => {
     local.selected.value = row;
     if (row < 0) return;
-    // What stands in the way of being seen: a fold above, or the trim.
+    // What stands in the way of being seen: a fold above.
     open(
       [0, ...tree.path(row).slice(0, -1)].filter((above) => above !== row && !shown.open[above]),
     );

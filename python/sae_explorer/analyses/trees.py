@@ -49,6 +49,15 @@ TOO_LITTLE_MEMORY = (
 )
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out: each kind of device says it its own way."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    said = ("allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(words in text for words in said)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TreeRequest(DirectionRequest):
     """The question whose answer is a :class:`DefinitionTree`."""
@@ -243,8 +252,10 @@ def run_many(
         for _ in grower.steps(cancel):
             if progress is not None:
                 progress(grower.progress())
-    except (KeyboardInterrupt, torch.OutOfMemoryError) as stopped:
-        memory = isinstance(stopped, torch.OutOfMemoryError)
+    except (KeyboardInterrupt, RuntimeError, MemoryError) as stopped:
+        memory = out_of_memory(stopped)
+        if not memory and not isinstance(stopped, KeyboardInterrupt):
+            raise
         if memory and grower.progress().nodes <= len(requests):
             raise ExplorerError(TOO_LITTLE_MEMORY) from stopped
         why = "Out of memory" if memory else "Interrupted"

@@ -8,6 +8,7 @@ of the centred embeddings. The mix is not normalised again.
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -225,8 +226,11 @@ def ghosts(model: nn.Module, rows: Sequence[Mapping[int, Tensor]]) -> Iterator[N
     zero = torch.zeros((1,), dtype=torch.long, device=embedding.weight.device)
 
     def embedded(vector: Tensor) -> Tensor:
-        weight = vector.to(embedding.weight)[None, :]
-        out: Tensor = torch.func.functional_call(embedding, {"weight": weight}, (zero,))
+        # On a shallow copy: other threads may look at the layer's own weight meanwhile.
+        layer = copy.copy(embedding)
+        weight = nn.Parameter(vector.to(embedding.weight)[None, :], requires_grad=False)
+        layer._parameters = {**embedding._parameters, "weight": weight}  # noqa: SLF001
+        out: Tensor = layer(zero)
         return out[0]
 
     with torch.no_grad():

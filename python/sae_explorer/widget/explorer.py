@@ -20,7 +20,15 @@ from sae_explorer.results import write_text
 from sae_explorer.subject import Subject
 from sae_explorer.widget import html
 from sae_explorer.widget.protocol import describe, parted
-from sae_explorer.widget.session import OPTIONS, SOURCES, Session, Status, in_words
+from sae_explorer.widget.session import (
+    OPTIONS,
+    SOURCES,
+    Content,
+    Session,
+    Status,
+    files_of,
+    in_words,
+)
 
 if TYPE_CHECKING:
     import os
@@ -203,7 +211,9 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         self._featured = list(featured)
         self._context = contextvars.copy_context()
         super().__init__()
-        self._controls = [entry for name, entry in OPTIONS.items() if name not in SOURCES]
+        # What the controls go back to is what the explorer was made with.
+        initial = _as_json(self._session.initial())
+        self._controls = [{**OPTIONS[name], "default": value} for name, value in initial.items()]
         self._store(self._session.values)
         self.on_msg(self._hear)
         self._session.start()
@@ -320,13 +330,22 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         The page opens from disk without a network; it folds, sorts, searches and exports, and only
         cannot recompute.
         """
+        content = self._session.content()
+        state = {name: getattr(self, name) for name in ("_subject", "_controls")}
+        state |= {f"_{name}": None for name in ANALYSES}
+        for name, result in content.results.items():
+            state[f"_{name}"] = result.payload(self.subject)
+        if state["_tree"] is not None:
+            state["_tree"] |= {"run": content.status.run, "settled": content.status.nodes}
+        state["_values"] = _as_json(content.values)
+        state["_status"] = content.status.to_dict()
         text = html.page(
-            self._page_state(),
-            title=self._title(),
-            summary=self._static_summary(),
+            state,
+            title=self._title(content),
+            summary=self._static_summary(content),
             attachments={
                 file: (form.mime, getattr(result, form.method)().encode())
-                for file, (result, form) in self._session.exports.items()
+                for file, (result, form) in files_of(content.results).items()
             },
         )
         if path is not None:
@@ -341,11 +360,12 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         height
             In pixels.
         """
-        return html.snapshot(self.to_html(), self._static_summary(), height)
+        return html.snapshot(self.to_html(), self._static_summary(self._session.content()), height)
 
     def __repr__(self) -> str:
         where = repr(self.subject) if self.subject is not None else "no model yet"
-        return f"FeatureExplorer({self._label()}, {where}, {self.status.text})"
+        label = self._session.content().label
+        return f"FeatureExplorer({label}, {where}, {self.status.text})"
 
     def _ipython_display_(self) -> None:
         from IPython.display import DisplayHandle, display
@@ -359,7 +379,11 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         self._summary.display(self._summary_data(), raw=True)
 
     def close(self) -> None:
-        """Stop all work and take the widget away."""
+        """Stop all work, take the widget away, and let go of the model and the results.
+
+        Notebooks keep every widget that was ever made, and with it what it holds: close one whose
+        model needs much memory before you make another.
+        """
         if hasattr(self, "_session"):  # not where its options were refused
             self._session.close()
         super().close()
@@ -370,8 +394,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
     def _store(self, values: dict[str, Any]) -> None:
         """Let the traits say what the session's options are."""
         now, known = self._session.values, self.traits()
-        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in now.items()}
-        self._publish(self.set_trait, "_values", plain)
+        self._publish(self.set_trait, "_values", _as_json(now))
         # Each of them, though an observer of another may fail.
         with contextlib.ExitStack() as stack:
             for name in reversed(values):
@@ -427,9 +450,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         """Do what a message asks for, and return what to reply."""
         match told:
             case {"type": "hello"}:
-                self.show_growth(None, self.status)
-                if told.get("run") != self.status.run:
-                    self._session.repeat_growth()
+                self._session.repeat(told.get("run"))
             case {"type": "since", "run": int(run), "first": int(first)}:
                 self._session.repeat_growth(first, run)
             case {"type": "set", "values": dict(values)}:
@@ -463,36 +484,25 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
 
     # ---- pages
 
-    def _page_state(self) -> dict[str, Any]:
-        own = [f"_{name}" for name in ANALYSES]
-        names = ["_subject", "_controls", "_values", *own]
-        state = {name: getattr(self, name) for name in names}
-        return {**state, "_status": self._session.shown.to_dict()}
-
-    def _label(self) -> str:
-        request = self._session.panels["tree"].request(self._session.values)
-        return str(getattr(request, "label", ""))
-
-    def _title(self) -> str:
+    def _title(self, content: Content) -> str:
         about = self._subject or {}
         where = " of ".join(filter(None, (about.get("sae"), about.get("model"))))
-        return self._label().capitalize() + (f" of {where}" if where else "")
+        return content.label.capitalize() + (f" of {where}" if where else "")
 
-    def _static_summary(self) -> str:
-        return html.summary(
-            self._title(),
-            self.status.error or self.status.text,
-            tree=self.tree,
-            tokens=self.tokens,
-            lens=self.lens,
-        )
+    def _static_summary(self, content: Content) -> str:
+        return html.summary(self._title(content), content.status.text, **content.results)
 
     def _summary_data(self) -> dict[str, str]:
-        return {"text/html": self._static_summary(), "text/plain": repr(self)}
+        summary = self._static_summary(self._session.content())
+        return {"text/html": summary, "text/plain": repr(self)}
 
     def _show_summary(self) -> None:
         if self._summary is not None:
             self._summary.update(self._summary_data(), raw=True)
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def _pretrained(tell: Tell, **which: Any) -> Subject:

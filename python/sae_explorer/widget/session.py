@@ -11,8 +11,6 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-
 from sae_explorer.analyses import ANALYSES
 from sae_explorer.analyses import trees as tree_analysis
 from sae_explorer.errors import ExplorerError, did_you_mean
@@ -88,6 +86,28 @@ class Status:
         return replace(self, **changes)
 
 
+@dataclass(frozen=True)
+class Content:
+    """What there is to show at one moment, apart from what is still going on.
+
+    Parameters
+    ----------
+    results
+        By the name of the analysis; those that are not about the same as the tree are left out.
+    status
+        Of the tree.
+    values
+        The options that the results answer.
+    label
+        What they are about, such as ``"feature 302"``.
+    """
+
+    results: Mapping[str, Any]
+    status: Status
+    values: Mapping[str, Any]
+    label: str
+
+
 class View(Protocol):
     """Whoever shows what a session has. It is told from other threads, one at a time."""
 
@@ -161,10 +181,15 @@ class Session:
         self._lock = threading.RLock()
         self._load = load
         self._view = view
+        self._closed = False
         self._loading: Job | None = None
+        #: The loading that runs, also after it was cancelled: nothing can break it off.
+        self._loader: Job | None = None
         self.subject: Subject | None = None
         self.panels = {name: Panel.of(name) for name in ANALYSES}
         self._pause: threading.Timer | None = None
+        #: Whether a tree's growth is under way in the worker, be it one that nobody waits for.
+        self._occupied = False
         #: What grew the last tree or is growing it, for what, and the seconds that it took by now.
         self._grower: tree_analysis.TreeGrower | None = None
         self._grown: tree_analysis.TreeRequest | None = None
@@ -216,6 +241,7 @@ class Session:
     def change(self, accepted: Mapping[str, Any]) -> None:
         """Take changes that were checked, and bring the answers up to date."""
         with self._lock:
+            self._check_open()
             self.values |= accepted
             self._bring_up_to_date()
 
@@ -241,11 +267,13 @@ class Session:
         with self._lock:
             if not self.status.resumable:
                 raise ExplorerError("There is no partial tree to grow on.")
+            self.panels["tree"].error = None
             self._grow_after(0.0)
 
     def start(self) -> None:
         """Load the subject, or, where it is there, compute again what failed or was stopped."""
         with self._lock:
+            self._check_open()
             if self.subject is None:
                 if self._loading is None:
                     self._start_loading()
@@ -263,24 +291,52 @@ class Session:
                 self._submit(self.panels["tree"], self._grow)
 
     def close(self) -> None:
-        """Stop everything and let go of the memory."""
+        """Stop everything, and let go of the model and of the results."""
         with self._lock:
+            self._closed = True
             self._stop_pause()
-            self._loading = self._grower = None
+            self._loading = self._grower = self._told = self.subject = None
             for panel in self.panels.values():
                 if panel.job is not None:
                     panel.job.cancelled.set()
-                    panel.job = None
+                panel.job = panel.result = None
 
-    @property
-    def shown(self) -> Status:
-        """The status of what there is to show by now, without what is still going on."""
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ExplorerError("The explorer was closed. Make a new one.")
+
+    def content(self) -> Content:
+        """Return what there is to show by now; it holds together whatever goes on meanwhile."""
         with self._lock:
-            if self.status.state not in ("loading", "growing"):
-                return self.status
-            if self.panels["tree"].result is None:
-                return Status("partial", "written before there was a tree")
-            return self._kept
+            found = {name: p.result for name, p in self.panels.items() if p.result is not None}
+            tree = found.get("tree")
+            about = tree or next(iter(found.values()), None)
+            request = (
+                about.request if about is not None else self.panels["tree"].request(self.values)
+            )
+            if tree is not None:
+                found = {name: r for name, r in found.items() if _same_source(r.request, request)}
+            values = dict(self.values)
+            for name in reversed(found):
+                asked = found[name].request
+                values |= {option: getattr(asked, option) for option in self.panels[name].takes}
+            going_on = self.status.state in ("loading", "growing", "error")
+            status = self._kept if going_on else self.status
+            if tree is None:
+                status = Status("partial", "there was no tree yet")
+            elif going_on:
+                status = status.but(text="the tree before the last change", resumable=False)
+            # Errors may name files of this machine, and are about what is not shown.
+            return Content(
+                found, status.but(error=None), values, str(getattr(request, "label", ""))
+            )
+
+    def repeat(self, known: object) -> None:
+        """Show again how things stand, and the rows of a growing tree unless its run is known."""
+        with self._lock:
+            self._view.show_growth(None, self.status)
+            if known != self._runs:
+                self.repeat_growth()
 
     @property
     def busy(self) -> bool:
@@ -292,12 +348,7 @@ class Session:
     @property
     def exports(self) -> dict[str, tuple[Result, Format]]:
         """The files that the results can be written to, by name."""
-        return {
-            f"{panel.name}.{form.suffix}": (panel.result, form)
-            for panel in self.panels.values()
-            for form in FORMATS.values()
-            if panel.result is not None and hasattr(panel.result, form.method)
-        }
+        return files_of({n: p.result for n, p in self.panels.items() if p.result is not None})
 
     def repeat_growth(self, first: int = 0, run: int | None = None) -> None:
         """Show again what was told of the tree that is growing, from a row on.
@@ -318,7 +369,10 @@ class Session:
 
     def _start_loading(self) -> None:
         self._tell(Status("loading", "loading"))
-        self._loading = Job(self._load_steps, self._fail_loading)
+        if self._loader is not None:
+            self._loading = self._loader  # two at once would load the model twice
+            return
+        self._loading = self._loader = Job(self._load_steps, self._fail_loading)
         # A thread of its own: there is no model yet whose runs could meet.
         Worker().submit(self._loading)
 
@@ -332,6 +386,7 @@ class Session:
         tell("measuring the token embeddings", None)
         subject.geometry.mean_distance  # noqa: B018 - the default scale, which the first view needs
         with self._lock:
+            self._loader = None
             if self._loading is job:
                 self._view.show_subject(subject)
                 self.subject, self._loading = subject, None
@@ -345,6 +400,7 @@ class Session:
 
     def _fail_loading(self, job: Job, error: BaseException) -> None:
         with self._lock:
+            self._loader = None
             if self._loading is job:
                 self._loading = None
                 self._tell(Status("error", "not loaded", error=in_words(error)))
@@ -417,6 +473,19 @@ class Session:
         """Grow the tree that is wanted; on from the last one, where no more than the cutoff fell."""
         if panel.job is not job:
             return
+        # One that is not wanted any more first ends: it still holds the model's memory.
+        while self._occupied:
+            yield
+        if panel.job is not job:
+            return
+        self._occupied = True
+        try:
+            yield from self._follow(panel, job, self._prepared(panel))
+        finally:
+            self._occupied = False
+
+    def _prepared(self, panel: Panel) -> tree_analysis.TreeGrower:
+        """Return what grows the tree that is wanted: what grew the last one, or another."""
         wanted, grower = panel.wanted, self._grower
         assert isinstance(wanted, tree_analysis.TreeRequest)
         if grower is not None and self._grown is not None and _goes_on(self._grown, wanted):
@@ -431,7 +500,7 @@ class Session:
             self._runs += 1
             self._told, self._seconds = None, 0.0
         self._grower, self._grown = grower, wanted
-        yield from self._follow(panel, job, grower)
+        return grower
 
     def _follow(self, panel: Panel, job: Job, grower: tree_analysis.TreeGrower) -> Iterator[None]:
         """Let a tree grow, and tell about ten times a second what there is."""
@@ -442,7 +511,9 @@ class Session:
             began = time.perf_counter()
             try:
                 going_on = next(steps, _END) is not _END
-            except torch.OutOfMemoryError as stopped:
+            except (RuntimeError, MemoryError) as stopped:
+                if not tree_analysis.out_of_memory(stopped):
+                    raise
                 if grower.progress().nodes <= 1:
                     raise ExplorerError(tree_analysis.TOO_LITTLE_MEMORY) from stopped
                 going_on, error = False, _OUT_OF_MEMORY
@@ -565,6 +636,25 @@ class Session:
 _END = object()
 
 
+def files_of(results: Mapping[str, Result]) -> dict[str, tuple[Result, Format]]:
+    """Return the files that results can be written to, by name."""
+    return {
+        f"{name}.{form.suffix}": (result, form)
+        for name, result in results.items()
+        for form in FORMATS.values()
+        if hasattr(result, form.method)
+    }
+
+
+def _same_source(one: Request, other: Request | None) -> bool:
+    """Return whether two requests are about the same vector."""
+    return all(
+        getattr(one, name, None) == getattr(other, name, None)
+        for name in SOURCES
+        if hasattr(one, name)
+    )
+
+
 def _goes_on(before: tree_analysis.TreeRequest, wanted: tree_analysis.TreeRequest) -> bool:
     """Return whether all that is wanted anew, if anything, is a lower cutoff."""
     return wanted.cutoff <= before.cutoff and replace(before, cutoff=wanted.cutoff) == wanted
@@ -586,7 +676,7 @@ def in_words(error: BaseException) -> str:
     """Return what to tell a reader of an error."""
     if isinstance(error, ExplorerError):
         return str(error)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if tree_analysis.out_of_memory(error):
         return (
             "Out of memory. Free other models, load this one in a smaller dtype, or ask for less: a "
             "smaller max_depth or max_nodes."
