@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
+import weakref
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -1150,3 +1152,112 @@ def test_the_model_is_left_as_it_was(
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
     assert not model.training
+
+
+# --- What a page, a summary and an end hold together ---------------------------------------------
+
+
+def test_a_page_written_in_mid_change_is_about_what_it_holds(
+    explore: Callable[..., FeatureExplorer],
+) -> None:
+    explorer = explore(feature=3).wait()
+    gate = Gate(subject().model)
+    explorer.feature = 5
+    page = explorer.to_html()
+    assert "<title>Feature 3 of" in page
+    assert "Feature 5" not in page
+    assert "the tree before the last change" in page
+    gate.open()
+    assert "<title>Feature 5 of" in explorer.wait().to_html()
+
+
+def test_a_page_does_not_repeat_errors(
+    explore: Callable[..., FeatureExplorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explorer = explore(feature=3).wait()
+
+    def broken(*_given: Any) -> None:
+        raise FileNotFoundError("/somebody/private.bin")
+
+    monkeypatch.setattr(trees.TreeGrower, "_step", broken)
+    explorer.scale = 2.5
+    with pytest.raises(ExplorerError, match="private"):
+        explorer.wait()
+    assert "private" not in explorer.to_html()
+
+
+def test_one_tree_grows_at_a_time_whatever_is_asked(
+    explore: Callable[..., FeatureExplorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: weakref.WeakSet[trees.TreeGrower] = weakref.WeakSet()
+    most = 0
+    make = trees.TreeGrower.__init__
+
+    def counted(grower: Any, *given: Any, **options: Any) -> None:
+        nonlocal most
+        alive.add(grower)
+        make(grower, *given, **options)
+        gc.collect()
+        most = max(most, len(alive))
+
+    monkeypatch.setattr(trees.TreeGrower, "__init__", counted)
+    explorer = explore(feature=3, cutoff=1e-6)
+    for scale in (1.0, 2.0, 3.0):
+        explorer.scale = scale
+        explorer._session.hurry()
+    explorer.wait()
+    assert explorer.tree.request.scale == 3.0
+    assert most == 1
+
+
+def test_a_closed_explorer_holds_nothing_and_does_nothing(
+    explore: Callable[..., FeatureExplorer],
+) -> None:
+    explorer = explore(feature=3).wait()
+    explorer.close()
+    assert explorer.tree is None
+    assert explorer.subject is None
+    with pytest.raises(ExplorerError, match="was closed"):
+        explorer.feature = 5
+    with pytest.raises(ExplorerError, match="was closed"):
+        explorer.retry()
+
+
+def test_trying_again_after_a_cancelled_loading_does_not_load_twice() -> None:
+    begun, go = [], threading.Event()
+
+    def load(_tell: Any) -> Subject:
+        begun.append(1)
+        go.wait(30)
+        return Subject.demo()
+
+    explorer = FeatureExplorer.__new__(FeatureExplorer)
+    explorer._begin(load, {"feature": 3, "cutoff": 1e-2})
+    explorer.cancel()
+    assert explorer.status.error is not None
+    explorer.retry()
+    go.set()
+    assert explorer.wait().tree is not None
+    assert begun == [1]
+    explorer.close()
+
+
+def test_resume_after_an_error_forgets_it(
+    explore: Callable[..., FeatureExplorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explorer = explore(feature=3, cutoff=1e-3).wait()
+    with monkeypatch.context() as patched:
+        patched.setattr(trees.TreeGrower, "_step", lambda _self: 1 / 0)
+        explorer.scale = 2.5
+        with pytest.raises(ExplorerError, match="ZeroDivisionError"):
+            explorer.wait()
+    explorer.retry()
+    assert explorer.wait().status.error is None
+
+
+def test_out_of_memory_is_known_however_a_device_says_it() -> None:
+    with pytest.raises(RuntimeError) as said:
+        torch.empty(10**14)
+    assert trees.out_of_memory(said.value)
+    assert trees.out_of_memory(MemoryError())
+    assert not trees.out_of_memory(RuntimeError("shapes do not match"))
