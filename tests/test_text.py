@@ -9,7 +9,7 @@ import pytest
 
 from sae_explorer.analyses.tree_formats import percent
 from sae_explorer.text import visible, visible_token
-from sae_explorer.widget.session import OPTIONS, SOURCES
+from sae_explorer.widget.panels import OPTIONS, SOURCES
 
 HERE = Path(__file__).parent
 CASES = json.loads((HERE / "visible.json").read_text(encoding="utf-8"))

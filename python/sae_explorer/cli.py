@@ -148,7 +148,7 @@ def _analysis_parser(name: str) -> argparse.ArgumentParser:
 
 
 def _report_parser() -> argparse.ArgumentParser:
-    from sae_explorer.widget.session import OPTIONS
+    from sae_explorer.widget.panels import OPTIONS
 
     parser = _subject_parser("report", _REPORT_SUMMARY)
     _add_options(parser, OPTIONS.values())
@@ -244,7 +244,7 @@ def _demo(given: argparse.Namespace) -> int:
 
 def _report(given: argparse.Namespace) -> int:
     from sae_explorer.widget.explorer import FeatureExplorer
-    from sae_explorer.widget.session import Panel
+    from sae_explorer.widget.panels import Panel
 
     panels = [Panel.of(name) for name in ANALYSES]
     options = {

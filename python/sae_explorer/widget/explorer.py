@@ -19,16 +19,9 @@ from sae_explorer.errors import ExplorerError
 from sae_explorer.results import write_text
 from sae_explorer.subject import Subject
 from sae_explorer.widget import html
+from sae_explorer.widget.panels import OPTIONS, SOURCES, Content, Status, files_of
 from sae_explorer.widget.protocol import describe, parted
-from sae_explorer.widget.session import (
-    OPTIONS,
-    SOURCES,
-    Content,
-    Session,
-    Status,
-    files_of,
-    in_words,
-)
+from sae_explorer.widget.session import Session, in_words
 
 if TYPE_CHECKING:
     import os
