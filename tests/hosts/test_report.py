@@ -167,21 +167,19 @@ def test_report_exports_what_python_reads_back(
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_hostile_tokens_stay_text(
-    browser: Browser, explorer: FeatureExplorer, tmp_path: Path, hostile: str
+    browser: Browser,
+    explorer: FeatureExplorer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hostile: str,
 ) -> None:
     assert explorer.tree is not None
     texts = dict.fromkeys(explorer.tree.texts, f" {hostile}\n")
     tree = dataclasses.replace(explorer.tree, texts=texts)
-    page = html.page(
-        {**explorer._page_state(), "_tree": tree.payload()},
-        title=hostile,
-        summary=html.summary(hostile, hostile, tree=tree),
-        attachments={},
-    )
-    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    monkeypatch.setattr(explorer._session.panels["tree"], "result", tree)
+    explorer.to_html(tmp_path / "report.html")
     with visit(browser, (tmp_path / "report.html").as_uri()) as seen:
         expect(rows(seen.page).nth(1)).to_contain_text(f"{hostile}⏎")
-        assert seen.page.title() == hostile
         assert seen.page.evaluate("window.broken") is None
         assert (seen.requests, seen.problems) == ([], [])
 
