@@ -1261,3 +1261,11 @@ def test_out_of_memory_is_known_however_a_device_says_it() -> None:
     assert trees.out_of_memory(said.value)
     assert trees.out_of_memory(MemoryError())
     assert not trees.out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_a_misspelt_option_is_refused(explore: Callable[..., FeatureExplorer]) -> None:
+    explorer = explore(feature=3)
+    with pytest.raises(ExplorerError, match="Did you mean 'feature'"):
+        explorer.featur = 9
+    explorer.remark = "mine"
+    assert explorer.remark == "mine"

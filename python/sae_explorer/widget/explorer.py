@@ -15,7 +15,7 @@ import anywidget
 import traitlets
 
 from sae_explorer.analyses import ANALYSES
-from sae_explorer.errors import ExplorerError
+from sae_explorer.errors import ExplorerError, did_you_mean
 from sae_explorer.results import write_text
 from sae_explorer.subject import Subject
 from sae_explorer.widget import html
@@ -380,6 +380,13 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         if hasattr(self, "_session"):  # not where its options were refused
             self._session.close()
         super().close()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A misspelt option would else be kept as an attribute, and nothing would happen.
+        hint = "" if name.startswith("_") else did_you_mean(name, OPTIONS)
+        if hint and not hasattr(type(self), name):
+            raise ExplorerError(f"There is no option {name!r}.{hint}")
+        super().__setattr__(name, value)
 
     def set_state(self, sync_data: Mapping[str, Any]) -> None:
         """Take nothing from the browser: it asks for changes by messages."""
