@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import getpass
 import json
 import os
@@ -22,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hub import SAE_PATHS, SAE_REPOSITORY, Hub, gemma_stand_in, serving
 from sae_explorer import ExplorerError, Subject, grow_tree, rank_tokens
-from sae_explorer.loading import folder, hub
+from sae_explorer.loading import folder, hub, registry
 from zoo import build_model, build_sae, build_tokenizer
 
 FACTOR = 0.21381938399317255  # of the SAE at layer 12, in SAELens' registry
@@ -157,7 +158,7 @@ def test_a_model_of_ones_own_can_stand_in_for_the_releases(
         ("no sae file", "The SAE blocks.12.hook_resid_post of gemma-2b-res-jb .*not on the hub"),
         ("no model", "The model google/gemma-2b cannot be loaded: there is no such repository"),
         ("damaged", "The model google/gemma-2b cannot be loaded: its weights are damaged"),
-        ("down", "The SAE blocks.12.* cannot be loaded: the hub cannot be reached"),
+        ("down", "The model google/gemma-2b cannot be loaded: the hub cannot be reached"),
         ("incomplete", r"hold no weights for 1 of its parameters, such as model\.layers\.5\."),
     ],
 )
@@ -189,6 +190,216 @@ def test_what_the_hub_refuses_is_said_in_plain_words(
     assert "\n" not in str(caught.value)
 
 
+def test_several_saes_of_a_release_share_one_model(loads: Loads, repositories: Path) -> None:
+    with serving(repositories, loads.cache):
+        subject = Subject.from_pretrained(layers=[12, 6, 12], device="cpu")
+    assert [sae.layer for sae in subject.saes] == [12, 6]
+    assert subject.sae.layer == 12
+    assert subject.select(layer=6).model is subject.model
+    assert grow_tree(subject.select(layer=6), **TREE).provenance.sae["id"] == (
+        "blocks.6.hook_resid_post"
+    )
+
+
+def test_one_more_sae_joins_a_subject(loads: Loads, repositories: Path) -> None:
+    subject, told = loads.subjects["cold"], list[str]()
+    with serving(repositories, loads.cache) as running:
+        more = hub.add_sae(
+            subject,
+            "gemma-2b-res-jb",
+            "blocks.6.hook_resid_post",
+            tell=lambda text, _progress: told.append(text),
+        )
+        assert not any("google/gemma-2b" in r for r in running.requests)
+    assert more.model is subject.model
+    assert [sae.layer for sae in more.saes] == [12, 6]
+    assert more.sae.layer == 6
+    assert len(subject.saes) == 1  # as it was
+    assert told[-1] == "reading blocks.6.hook_resid_post"
+
+
+def test_a_revision_is_fetched_and_cited(loads: Loads, repositories: Path) -> None:
+    with serving(repositories, loads.cache):
+        subject = Subject.from_pretrained(layer=12, device="cpu", revision=loads.commit)
+        with pytest.raises(ExplorerError, match=r"google/gemma-2b at 'v9' cannot be .*no such revision"):
+            Subject.from_pretrained(layer=12, device="cpu", revision="v9")
+    assert grow_tree(subject, **TREE).provenance.model["revision"] == loads.commit
+
+
+def test_local_files_only_asks_nothing_of_the_hub(loads: Loads, repositories: Path) -> None:
+    with serving(repositories, loads.cache) as running:
+        subject = Subject.from_pretrained(layer=12, device="cpu", local_files_only=True)
+        assert subject.model_id == "google/gemma-2b"
+        with pytest.raises(ExplorerError, match="local_files_only"):
+            Subject.from_pretrained(layer=0, device="cpu", local_files_only=True)
+        assert running.requests == []
+
+
+def test_options_of_transformers_are_passed_on(loads: Loads, repositories: Path) -> None:
+    with serving(repositories, loads.cache):
+        subject = Subject.from_pretrained(layer=12, device="cpu", attn_implementation="eager")
+    assert grow_tree(subject, **TREE).provenance.model["attention"] == "eager"
+
+
+def test_another_model_than_the_saes_is_refused_unless_it_is_meant(
+    repositories: Path, tmp_path: Path
+) -> None:
+    served = tmp_path / "served"
+    shutil.copytree(repositories, served)
+    shutil.copytree(served / "google" / "gemma-2b", served / "google" / "gemma-2b-it")
+    with serving(served, tmp_path / "cache"):
+        load = partial(Subject.from_pretrained, layer=12, model="google/gemma-2b-it", device="cpu")
+        with pytest.raises(
+            ExplorerError,
+            match=r"was trained on google/gemma-2b, not on google/gemma-2b-it. .*other_model=True",
+        ):
+            load()
+        subject = load(other_model=True)
+        assert (
+            hub.add_sae(subject, "gemma-2b-res-jb", "blocks.6.hook_resid_post").model_id
+            == "google/gemma-2b-it"
+        )
+
+
+# --- Other kinds of SAEs and models ---------------------------------------------------------------
+
+
+def gemma_scope_2_stand_in(root: Path) -> None:
+    """Write a tiny Gemma 3 and one SAE of each kind that Gemma Scope 2 has, as they are stored."""
+    model = build_model("gemma3")
+    model.save_pretrained(root / "google" / "gemma-3-270m")
+    build_tokenizer().save_pretrained(root / "google" / "gemma-3-270m")
+    d_model, heads = 48, 64  # 4 heads of 16
+    block = "model.layers.3."
+    for kind, reads, writes, width in (
+        ("resid_post_all", block + "output", None, d_model),
+        ("attn_out_all", block + "self_attn.o_proj.input", None, heads),
+        ("mlp_out_all", block + "post_feedforward_layernorm.output", None, d_model),
+        (
+            "transcoder_all",
+            block + "pre_feedforward_layernorm.output",
+            block + "post_feedforward_layernorm.output",
+            d_model,
+        ),
+    ):
+        place = root / "google" / "gemma-scope-2-270m-pt" / kind / "layer_3_width_16k_l0_small"
+        place.mkdir(parents=True)
+        config = {
+            "architecture": "jump_relu",
+            "model_name": "gemma-v3-270m-pt",
+            "hf_hook_point_in": reads,
+            "hf_hook_point_out": writes,
+        }
+        (place / "config.json").write_text(json.dumps(config))
+        sae = build_sae(width, seed=3)
+        weights = {
+            "w_enc": sae.W_enc,
+            "w_dec": sae.W_dec,
+            "b_enc": sae.b_enc,
+            "b_dec": sae.b_dec,
+            "threshold": torch.zeros(24),
+        }
+        save_file({k: v.detach().clone() for k, v in weights.items()}, place / "params.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("kind", "hook_name", "architecture"),
+    [
+        ("res", "blocks.3.hook_resid_post", "jumprelu"),
+        ("att", "blocks.3.attn.hook_z", "jumprelu"),
+        ("mlp", "blocks.3.hook_mlp_out", "jumprelu"),
+        ("transcoders", "blocks.3.hook_mlp_in", "jumprelu_transcoder"),
+    ],
+)
+def test_every_kind_of_gemma_scope_2_loads_and_answers_also_offline(
+    tmp_path: Path, kind: str, hook_name: str, architecture: str
+) -> None:
+    gemma_scope_2_stand_in(tmp_path / "served")
+    with serving(tmp_path / "served", tmp_path / "cache") as running:
+        load = partial(
+            Subject.from_pretrained,
+            f"gemma-scope-2-270m-pt-{kind}-all",
+            sae_id="layer_3_width_16k_l0_small",
+            device="cpu",
+        )
+        subject = load()
+        running.stop()
+        again = load()
+    assert subject.model_id == "google/gemma-3-270m"
+    assert (subject.sae.hook_name, subject.sae.layer) == (hook_name, 3)
+    assert subject.sae.sae.cfg.architecture() == architecture
+    for weights in ("encoder", "decoder"):
+        assert subject.direction(3, weights).shape == (48,)
+        tree = grow_tree(subject, **TREE, weights=weights)
+        assert len(tree) > 1
+        assert grow_tree(again, **TREE, weights=weights).to_json() == tree.to_json()
+
+
+def test_a_direction_of_heads_is_mapped_through_the_output_projection(tmp_path: Path) -> None:
+    gemma_scope_2_stand_in(tmp_path / "served")
+    with serving(tmp_path / "served", tmp_path / "cache"):
+        subject = Subject.from_pretrained(
+            "gemma-scope-2-270m-pt-att-all", sae_id="layer_3_width_16k_l0_small", device="cpu"
+        )
+    layer: Any = subject.model.get_decoder().layers[3]
+    through = layer.self_attn.o_proj.weight @ torch.tensor(subject.sae.decoder(3))
+    expected = (1 + layer.post_attention_layernorm.weight) * through
+    np.testing.assert_allclose(
+        subject.direction(3, "decoder"), expected.detach(), rtol=1e-4, atol=1e-6
+    )
+
+
+def llama_stand_in(root: Path) -> None:
+    """Write a tiny Llama and an SAE of it in a pickle file, as dictionary_learning stores it."""
+    build_model("llama", layers=5).save_pretrained(root / "meta-llama" / "Llama-3.1-8B-Instruct")
+    build_tokenizer().save_pretrained(root / "meta-llama" / "Llama-3.1-8B-Instruct")
+    place = root / "andyrdt" / "saes-llama-3.1-8b-instruct" / "resid_post_layer_3" / "trainer_1"
+    place.mkdir(parents=True)
+    trainer = {
+        "layer": 3,
+        "dict_class": "BatchTopKSAE",
+        "activation_dim": 48,
+        "dict_size": 24,
+        "k": 5,
+        "lm_name": "meta-llama/Llama-3.1-8B-Instruct",
+    }
+    config = {"trainer": trainer, "buffer": {"ctx_len": 128}}
+    (place / "config.json").write_text(json.dumps(config))
+    sae = build_sae(48)
+    weights = {
+        "encoder.weight": sae.W_enc.T,
+        "encoder.bias": sae.b_enc,
+        "decoder.weight": sae.W_dec.T,
+        "b_dec": sae.b_dec,
+        "threshold": torch.tensor(0.1),
+    }
+    torch.save({k: v.detach().clone() for k, v in weights.items()}, place / "ae.pt")
+
+
+def test_pickled_weights_are_read_only_on_request(tmp_path: Path) -> None:
+    llama_stand_in(tmp_path / "served")
+    with serving(tmp_path / "served", tmp_path / "cache") as running:
+        load = partial(
+            Subject.from_pretrained, "llama-3.1-8b-instruct-andyrdt", layer=3, device="cpu"
+        )
+        with pytest.raises(ExplorerError, match=r"are a pickle file, .* pass allow_pickle=True"):
+            load()
+        assert running.requests == []
+        subject = load(allow_pickle=True)
+    assert subject.model_id == "meta-llama/Llama-3.1-8B-Instruct"
+    assert subject.sae.sae.cfg.architecture() == "jumprelu"  # what BatchTopK is saved as
+    assert len(grow_tree(subject, **TREE)) > 1
+
+
+def test_a_models_pickled_weights_are_read_only_on_request(disk: Path, tmp_path: Path) -> None:
+    shutil.copytree(disk / "model", tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    torch.save(build_model("llama").state_dict(), tmp_path / "model" / "pytorch_model.bin")
+    with pytest.raises(ExplorerError, match=r"are a pickle file, .* pass allow_pickle=True"):
+        Subject.from_folder(tmp_path / "model", device="cpu")
+    assert len(Subject.from_folder(tmp_path / "model", device="cpu", allow_pickle=True).saes) == 0
+
+
 # --- Which SAE of a release is meant --------------------------------------------------------------
 
 
@@ -206,14 +417,12 @@ def test_what_the_hub_refuses_is_said_in_plain_words(
 def test_a_layer_or_an_id_finds_the_sae(
     release: str, choice: dict[str, Any], expected: str | None
 ) -> None:
-    choose = partial(hub.choose_sae, release, **{"layer": None, "sae_id": None, **choice})
+    choose = partial(registry.choose, release, **choice)
     if expected is None:  # two widths at this layer
-        with pytest.raises(
-            ExplorerError, match=r"has 2 SAEs at layer 9\. Give sae_id=, one of 'lay"
-        ):
+        with pytest.raises(ExplorerError, match="has 2 SAEs at layer 9"):
             choose()
     else:
-        assert choose() == expected
+        assert choose().sae_id == expected
 
 
 @pytest.mark.parametrize(
@@ -233,11 +442,14 @@ def test_a_layer_or_an_id_finds_the_sae(
         ({"release": "gemma-scope-2b-pt-res", "layer": 5}, "SAEs at layer 5. .* more"),
         ({"layer": 12, "device": "cuda:99"}, "The device 'cuda:99' is not there. .* has: .*cpu"),
         ({"layer": 12, "dtype": "bf16"}, "dtype is 'bf16'; it must be one of float32, bfloat16"),
+        ({"layer": 12, "devcie": "cpu"}, "There is no option 'devcie'. Did you mean 'device'?"),
+        ({"layer": 12, "layers": [6]}, "Give layers=, or layer= and sae_id=, not both"),
+        ({"layers": []}, r"layers is empty. Give at least one, as in layers=\[6, 12\]"),
         ({"layer": 12, "model": 5}, "model is a int; it must be a hub id, a folder or a live"),
         ({"layer": 12, "model": build_model("gemma")}, "does not say where its tokenizer is"),
         (
             {"layer": 12, "model": build_model("gemma"), "device": "cpu"},
-            "leave device and dtype out",
+            "leave device out, or change the model first",
         ),
     ],
 )
@@ -249,12 +461,6 @@ def test_a_choice_that_is_not_clear_is_refused_before_anything_is_downloaded(
             Subject.from_pretrained(**arguments)
         assert running.requests == []
     assert "\n" not in str(caught.value)
-
-
-def test_short_model_names_become_hub_ids() -> None:
-    assert hub.hub_id("gemma-2b") == "google/gemma-2b"
-    assert hub.hub_id("gpt2-small") in ("gpt2", "openai-community/gpt2")
-    assert hub.hub_id("someone/model") == "someone/model"
 
 
 # --- From folders ---------------------------------------------------------------------------------
@@ -298,6 +504,26 @@ def test_an_sae_saved_after_training_loads(disk: Path, tmp_path: Path) -> None:
     subject = Subject.from_folder(disk / "model", tmp_path / "trained", device="cpu")
     assert subject.sae.sae_id == "trained"
     assert torch.equal(subject.sae.sae.W_dec, trained.W_dec)
+
+
+def test_an_sae_of_saelens_before_version_6_loads(disk: Path, tmp_path: Path) -> None:
+    shutil.copytree(disk / "first", tmp_path / "old")
+    config = {
+        "model_name": "gemma-2b",
+        "hook_point": "blocks.1.hook_resid_post",
+        "hook_point_layer": 1,
+        "activation_fn_str": "relu",
+        "d_in": 48,
+        "d_sae": 24,
+        "dtype": "torch.float32",
+        "normalize_activations": False,
+    }
+    (tmp_path / "old" / "cfg.json").write_text(json.dumps(config))
+    old = Subject.from_folder(disk / "model", tmp_path / "old", device="cpu")
+    new = Subject.from_folder(disk / "model", disk / "first", device="cpu")
+    assert old.sae.layer == 1
+    for weights in ("encoder", "decoder"):
+        np.testing.assert_array_equal(old.direction(3, weights), new.direction(3, weights))
 
 
 def test_provenance_of_a_folder_holds_its_name_and_nothing_of_its_path(
@@ -427,14 +653,47 @@ def test_wrong_folders_and_options_get_one_line(
 def test_the_best_device_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: native)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(folder, "_useless", lambda _device: "")
+    native = True
     assert folder.choose_device(None) == torch.device("cuda")
     assert folder.choose_device("cuda:1") == torch.device("cuda:1")
     assert folder.choose_device("cpu") == torch.device("cpu")
-    with pytest.raises(ExplorerError, match="has: cuda, cuda:0, cuda:1, cpu"):
+    assert folder.choose_device("auto") == "auto"
+    with pytest.raises(ExplorerError, match="has: cuda, cuda:0, cuda:1, auto, cpu"):
         folder.choose_device("cuda:2")
     assert folder.choose_dtype(None, torch.device("cuda")) is None
     assert folder.choose_dtype(None, torch.device("cpu")) == torch.float32
+    native = False  # bfloat16 is only emulated
+    assert folder.choose_dtype(None, torch.device("cuda")) == torch.float32
+    assert folder.choose_dtype("bfloat16", torch.device("cuda")) == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("built_for", "message"),
+    [
+        (None, "'cuda' is not there. This PyTorch is built for CPUs alone: install a build for"),
+        ("12.8", "'cuda' is not there. PyTorch finds no GPU, or no driver for it: see what nvidia"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_explained(
+    monkeypatch: pytest.MonkeyPatch, built_for: str | None, message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    with pytest.raises(ExplorerError, match=message):
+        folder.choose_device("cuda")
+
+
+def test_a_gpu_of_no_use_is_refused_and_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The driver lists GPUs of which this PyTorch cannot use the last one, be there any or none.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 100)
+    with pytest.raises(ExplorerError, match=r"The device 'cuda:99' is of no use: .* device='cpu'"):
+        folder.choose_device("cuda:99")
+    monkeypatch.setattr(folder, "_useless", lambda _device: "no kernel image")
+    assert folder.choose_device(None) == torch.device("cpu")
 
 
 # --- Live objects ---------------------------------------------------------------------------------
@@ -470,6 +729,16 @@ def test_a_live_model_of_a_folder_is_known_by_its_name(disk: Path) -> None:
     subject = Subject(model, tokenizer, sae)
     assert subject.model_id == "model"
     assert str(disk) not in repr(subject) + grow_tree(subject, **TREE).to_json()
+
+
+def test_an_sae_of_centred_activations_reads_along_a_centred_direction() -> None:
+    # TransformerLens takes the mean away from what GPT-2's blocks write; Hugging Face's has it.
+    sae = copy.deepcopy(build_sae(48))
+    sae.cfg.metadata.model_from_pretrained_kwargs = {"center_writing_weights": True}
+    subject = Subject(build_model("gpt2"), build_tokenizer(), sae)
+    encoder = subject.sae.encoder(3)
+    np.testing.assert_allclose(subject.direction(3, "encoder"), encoder - encoder.mean(), atol=1e-6)
+    np.testing.assert_array_equal(subject.direction(3, "decoder"), subject.sae.decoder(3))
 
 
 def test_what_is_no_model_or_no_tokenizer_is_refused() -> None:

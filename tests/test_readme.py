@@ -18,11 +18,13 @@ from sae_explorer.loading import demo
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
-def blocks(language: str) -> list[str]:
-    return [text for kind, text in BLOCKS if kind == language]
+def blocks(language: str, section: str = "") -> list[str]:
+    """Return the code of a language in a section of the README, or in all of it."""
+    chosen = [text for text in README.split("\n## ") if text.startswith(section)]
+    fence = rf"^```{language}\n(.*?)^```$"
+    return re.findall(fence, "\n".join(chosen), flags=re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[str]:
@@ -112,17 +114,17 @@ def execute(snippet: str, names: dict[str, Any]) -> None:
 
 def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    first, explore_gemma, gemma, *others = blocks("python")
     names: dict[str, Any] = {}
-    execute(first, names)
+    execute(blocks("python", "Start")[0], names)
     assert names["shown"].tree.definitions(1)[0].text == "a kind of vehicle"
     gemma_stand_in(tmp_path / "hub", features=4096)
     with serving(tmp_path / "hub", tmp_path / "cache"):
-        execute(explore_gemma, names)
-        execute(gemma, names)
+        for snippet in blocks("python", "Gemma-2B"):
+            execute(snippet, names)
     assert names["shown"].subject.sae.hook_name == "blocks.12.hook_resid_post"
     assert names["shown"].tree.request.feature == names["tree"].request.feature == 4021
-    for snippet in others:
+    assert [sae.layer for sae in names["both"].saes] == [6, 12]
+    for snippet in blocks("python", "What it does"):
         execute(snippet, names)
     assert names["partial"].partial
     assert len(names["top"]) == 100

@@ -565,12 +565,12 @@ def test_a_placeholder_that_would_melt_into_its_surroundings_is_kept_whole() -> 
 
 def test_an_sae_that_does_not_fit_is_refused() -> None:
     model = subject().model
-    with pytest.raises(ExplorerError, match=r"64 numbers, but the residual stream .* has 48"):
+    with pytest.raises(ExplorerError, match=r"64 numbers, but blocks.1.hook_resid_post .* has 48"):
         Subject(model, build_tokenizer(), build_sae(64))
-    with pytest.raises(ExplorerError, match=r"belongs to layer 7, but .* has 3 layers, 0 to 2"):
+    with pytest.raises(ExplorerError, match=r"lies in layer 7, but .* has 3 layers, 0 to 2"):
         Subject(model, build_tokenizer(), build_sae(48, layer=7))
-    with pytest.raises(ExplorerError, match="only SAEs of the residual stream"):
-        Subject(model, build_tokenizer(), build_sae(48, hook_name="blocks.1.attn.hook_z"))
+    with pytest.raises(ExplorerError, match="no_such_point' is no hook point of LlamaForCausalLM"):
+        Subject(model, build_tokenizer(), build_sae(48, hook_name="blocks.1.hook_no_such_point"))
     broken = build_sae(48, seed=9)
     with torch.no_grad():
         broken.W_enc[5, 7] = math.nan

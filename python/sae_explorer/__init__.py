@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sae_explorer.analyses.tokens import TokenRanking, rank_tokens
     from sae_explorer.analyses.trees import TreeProgress, grow_tree, grow_trees
     from sae_explorer.errors import ExplorerError, PartialResultWarning
+    from sae_explorer.loading.registry import registry
     from sae_explorer.subject import Subject
     from sae_explorer.widget.explorer import FeatureExplorer
 
@@ -31,6 +32,7 @@ _HOMES = {
     "grow_trees": "analyses.trees",
     "logit_lens": "analyses.logit_lens",
     "rank_tokens": "analyses.tokens",
+    "registry": "loading.registry",
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "grow_trees",
     "logit_lens",
     "rank_tokens",
+    "registry",
 ]
 
 

@@ -22,7 +22,7 @@ from sae_explorer.request import Request, from_text, schema
 from sae_explorer.results import FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sae_explorer.subject import Subject
     from sae_explorer.widget.explorer import FeatureExplorer
@@ -31,8 +31,19 @@ _INTERRUPTED = 130
 
 _REPORT_SUMMARY = "write everything about a feature as one page that opens anywhere"
 
+_LIST_SUMMARY = "list the SAEs of SAELens' registry"
+
+#: What a subject from the registry or from folders can be allowed, or told.
+_SWITCHES = {
+    "local_files_only": "look in the Hub's cache only, never ask the Hub",
+    "force_download": "fetch again what is in the cache already, because it is damaged",
+    "allow_pickle": "read weights in a pickle file, which can be made to run code",
+    "other_model": "accept a model of another name than the one the SAE was trained on",
+}
+
 _EXAMPLES = """examples:
   sae-explorer demo
+  sae-explorer list --model gemma-2-2b --layer 12
   sae-explorer tree --demo --layer 3 --feature 288 --weights decoder --json tree.json
   sae-explorer tokens --release gemma-2b-res-jb --layer 12 --feature 4021 --csv -
   sae-explorer report --release gemma-2b-res-jb --layer 12 --feature 4021 --html feature.html
@@ -78,6 +89,8 @@ def _command(words: list[str]) -> int:
         return _analyse(words[0], given)
     if words and words[0] == "report":
         return _report(_report_parser().parse_args(_joined(words[1:])))
+    if words and words[0] == "list":
+        return _list(_list_parser().parse_args(words[1:]))
     _top_parser().parse_args(words[:1])
     return _demo(_demo_parser().parse_args(words[1:]))
 
@@ -112,6 +125,7 @@ def _top_parser() -> argparse.ArgumentParser:
     for name, analysis in ANALYSES.items():
         commands.add_parser(name, help=analysis.summary, add_help=False)
     commands.add_parser("report", help=_REPORT_SUMMARY, add_help=False)
+    commands.add_parser("list", help=_LIST_SUMMARY, add_help=False)
     return parser
 
 
@@ -161,6 +175,20 @@ def _report_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _list_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sae-explorer list",
+        description="List the releases of SAELens' registry; with --release or --layer each SAE. "
+        "Nothing is downloaded.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", help="hub id or short name, as in gemma-2-2b")
+    parser.add_argument("--layer", type=int, help="layer of the SAE")
+    parser.add_argument("--release", help="release of the registry")
+    parser.add_argument("--json", action="store_true", help="write each SAE as JSON to stdout")
+    return parser
+
+
 def _subject_parser(name: str, summary: str) -> argparse.ArgumentParser:
     """Begin the parser of a command that asks something of a model and an SAE."""
     parser = argparse.ArgumentParser(
@@ -177,8 +205,11 @@ def _subject_parser(name: str, summary: str) -> argparse.ArgumentParser:
     subject.add_argument("--sae-id", help="id of the SAE in its release")
     subject.add_argument("--model", help="folder of a model; with --release also a hub id")
     subject.add_argument("--sae", metavar="FOLDER", help="folder of an SAE in SAELens' format")
-    subject.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
+    subject.add_argument("--device", help="cpu, cuda, mps, auto (default: the best there is)")
     subject.add_argument("--dtype", help="float32, bfloat16 or float16")
+    subject.add_argument("--revision", help="branch, tag or commit of the model's repository")
+    for flag, text in _SWITCHES.items():
+        subject.add_argument("--" + flag.replace("_", "-"), action="store_true", help=text)
     return parser
 
 
@@ -240,6 +271,43 @@ def _demo(given: argparse.Namespace) -> int:
         _open(Path(given.html))
     _say(f"{time.perf_counter() - began:.1f} s in all")
     return status
+
+
+def _list(given: argparse.Namespace) -> int:
+    from sae_explorer.loading import registry
+
+    found = registry.find(given.model, given.layer, given.release)
+    if given.json:
+        import json
+
+        sys.stdout.write(json.dumps([entry.row() for entry in found], indent=2) + "\n")
+        return 0
+    each = given.release is not None or given.layer is not None
+    rows: list[dict[str, Any]] = (
+        [entry.row() for entry in found] if each else registry.overview(found)
+    )
+    columns = {name.replace("_", " "): [_cell(row[name]) for row in rows] for name in rows[0]}
+    if sys.stdout.isatty() and len(rows) > 1:
+        # What is the same on every line is said once.
+        same = {name: cells[0] for name, cells in columns.items() if len(set(cells)) == 1}
+        columns = {name: cells for name, cells in columns.items() if name not in same}
+        if any(same.values()):
+            sys.stdout.write("; ".join(f"{n} {cell}" for n, cell in same.items() if cell) + "\n")
+    padded = []
+    for name, cells in columns.items():
+        width = max(map(len, (name, *cells)))
+        padded.append([cell.ljust(width) for cell in (name, *cells)])
+    # No line is fitted to the terminal: what is copied from it, and what reads a pipe, wants ids
+    # whole.
+    for line in zip(*padded, strict=True):
+        sys.stdout.write("  ".join(line).rstrip() + "\n")
+    return 0
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _report(given: argparse.Namespace) -> int:
@@ -345,30 +413,37 @@ def _subject(given: argparse.Namespace) -> Subject:
     """Load the model and the SAE that the flags mean."""
     from sae_explorer.subject import Subject
 
+    where = ("device", "dtype")
     if given.demo:
-        _refuse(given, "--demo", "release", "sae_id", "model", "sae", "device", "dtype")
+        others = ("release", "sae_id", "model", "sae", *where, "revision", *_SWITCHES)
+        _refuse(given, "--demo", *others)
         return Subject.demo() if given.layer is None else Subject.demo(given.layer)
-    _say("loading the model and the SAE")
     if given.sae or (given.model and not given.release and Path(given.model).exists()):
         if not given.model:
             raise ExplorerError("--sae needs the model it was trained on: --model FOLDER.")
-        _refuse(given, "--sae" if given.sae else "--model without --release", "release", "sae_id")
+        others = ("release", "sae_id", "revision", *(s for s in _SWITCHES if s != "allow_pickle"))
+        _refuse(given, "--sae" if given.sae else "--model without --release", *others)
+        _say("loading the model and the SAE")
         subject = Subject.from_folder(
-            given.model, given.sae or (), device=given.device, dtype=given.dtype
+            given.model,
+            given.sae or (),
+            allow_pickle=given.allow_pickle,
+            **{name: getattr(given, name) for name in where},
         )
         return subject if given.layer is None else subject.select(layer=given.layer)
     if given.model and not given.release:
         raise ExplorerError(
             f"There is no folder {given.model}. With a hub id give the SAE's --release too."
         )
-    return Subject.from_pretrained(
-        given.release or "gemma-2b-res-jb",
-        layer=given.layer,
-        sae_id=given.sae_id,
-        model=given.model,
-        device=given.device,
-        dtype=given.dtype,
-    )
+    from sae_explorer.loading import hub
+
+    names = ("layer", "sae_id", "model", *where, "revision", *_SWITCHES)
+    with _line("loading the model and the SAE") as show:
+        return hub.load(
+            given.release or "gemma-2b-res-jb",
+            tell=lambda text, _progress: show(text),
+            **{name: getattr(given, name) for name in names},
+        )
 
 
 def _refuse(given: argparse.Namespace, flag: str, *others: str) -> None:
@@ -396,23 +471,28 @@ def _with_progress(run: Any, subject: Subject, request: Any) -> tuple[Any, int]:
 
 @contextlib.contextmanager
 def _display(title: str) -> Iterator[Any]:
+    """Give a function that shows how far a tree has grown."""
+    with _line(title) as say:
+
+        def show(progress: Any) -> None:
+            rate = progress.nodes / max(progress.seconds, 1e-9)
+            say(f"{progress.nodes:,} nodes, {rate:,.0f}/s, complete above {progress.threshold:.1e}")
+
+        yield show
+
+
+@contextlib.contextmanager
+def _line(title: str) -> Iterator[Callable[[str], None]]:
     """Give a function that shows progress: a line that changes on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         _say(title)
-        yield lambda _progress: None
+        yield lambda _text: None
         return
     from rich.console import Console
     from rich.markup import escape
 
     with Console(stderr=True).status(escape(title)) as status:
-
-        def show(progress: Any) -> None:
-            rate = progress.nodes / max(progress.seconds, 1e-9)
-            status.update(
-                f"{progress.nodes:,} nodes, {rate:,.0f}/s, complete above {progress.threshold:.1e}"
-            )
-
-        yield show
+        yield lambda text: status.update(escape(text))
 
 
 @contextlib.contextmanager

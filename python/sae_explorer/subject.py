@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from sae_explorer.errors import ExplorerError, did_you_mean
-from sae_explorer.model import sites
 from sae_explorer.model.decoding import quiet_forward
 from sae_explorer.model.geometry import EmbeddingGeometry
 from sae_explorer.results import Provenance, package_versions
+from sae_explorer.studied_sae import StudiedSAE, as_studied, fingerprint
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import torch
     from sae_lens import SAE
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from sae_explorer.model.ghost import Vector
+    from sae_explorer.model.sites import Site
 
 #: What stands for the made-up word in a prompt.
 PLACEHOLDER = "{ghost}"
@@ -52,74 +50,6 @@ _locks: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDiction
 _locks_guard = threading.Lock()
 
 
-@dataclass(frozen=True, eq=False)
-class StudiedSAE:
-    """One SAE of a subject: the SAELens object, and where it came from.
-
-    Parameters
-    ----------
-    sae
-        The live SAELens object; nothing is copied.
-    sae_id
-        Its id within the release, the folder's name, or its hook point.
-    release
-        The SAELens release, empty for an SAE from elsewhere.
-    """
-
-    sae: SAE[Any]
-    sae_id: str
-    release: str = ""
-
-    @property
-    def hook_name(self) -> str:
-        """Hook point in TransformerLens' terms, as the SAE's metadata give it."""
-        return str(self.sae.cfg.metadata.hook_name or "")
-
-    @property
-    def layer(self) -> int | None:
-        """Index of the block at whose hook point the SAE reads, None if its name has none."""
-        return sites.layer_of(self.hook_name)
-
-    @property
-    def neuronpedia_id(self) -> str | None:
-        """The SAE's id at Neuronpedia, such as ``"gemma-2b/12-res-jb"``; None if it has none."""
-        return self.sae.cfg.metadata.neuronpedia_id or None
-
-    @property
-    def width(self) -> int:
-        """Number of features (latents)."""
-        return int(self.sae.cfg.d_sae)
-
-    def encoder(self, feature: int) -> Vector:
-        """Return the encoder column of a feature, shape ``[d_model]``, float32."""
-        self.check_feature(feature)
-        return _as_numpy(self.sae.W_enc[:, feature])
-
-    def decoder(self, feature: int) -> Vector:
-        """Return the decoder row of a feature, shape ``[d_model]``, float32."""
-        self.check_feature(feature)
-        return _as_numpy(self.sae.W_dec[feature])
-
-    def check_feature(self, feature: int) -> None:
-        """Raise :class:`ExplorerError` unless the SAE has this feature."""
-        if not 0 <= feature < self.width:
-            raise ExplorerError(
-                f"There is no feature {feature}: {self.sae_id} has {self.width:,} features, "
-                f"0 to {self.width - 1}."
-            )
-
-    def describe(self) -> dict[str, Any]:
-        """Return what provenance says of the SAE."""
-        return {
-            "id": self.sae_id,
-            "release": self.release,
-            "hook_name": self.hook_name,
-            "architecture": self.sae.cfg.architecture(),
-            "width": self.width,
-            "fingerprint": fingerprint(self.sae.W_enc, self.sae.W_dec),
-        }
-
-
 class Subject:
     """A language model with its tokenizer and SAEs. It is read, never changed.
 
@@ -133,12 +63,15 @@ class Subject:
         A SAELens SAE, a list of them, or a map from name to SAE. None gives a subject without
         features, for plain vectors and tokens. The first one is the one that ``feature=`` means;
         :meth:`select` chooses another.
+    other_model
+        Whether the model may have another name than the one that an SAE was trained on, such as one
+        that descends from it.
 
     Raises
     ------
     ExplorerError
-        If an SAE does not fit the model (another width, a layer that the model has not), reads
-        outside the residual stream, or holds NaN.
+        If an SAE does not fit the model (another name, another width, a hook point that the model
+        has not), or holds NaN.
 
     Examples
     --------
@@ -152,6 +85,8 @@ class Subject:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         sae: SAE[Any] | Sequence[SAE[Any] | StudiedSAE] | Mapping[str, SAE[Any]] | None = None,
+        *,
+        other_model: bool = False,
     ) -> None:
         if not hasattr(model, "get_input_embeddings") or not hasattr(model, "config"):
             raise ExplorerError(
@@ -165,10 +100,11 @@ class Subject:
             )
         self.model = model
         self.tokenizer = tokenizer
-        self.saes = _as_studied(sae)
+        self.saes = as_studied(sae)
         self._selected = 0
+        self._other_model = other_model
         for studied in self.saes:
-            _check_fit(model, studied)
+            studied.check_fit(model, self._name_to_check)
 
     @classmethod
     def demo(cls, layer: int = 3) -> Subject:
@@ -189,6 +125,8 @@ class Subject:
         *,
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
+        allow_pickle: bool = False,
+        **model_kwargs: Any,
     ) -> Subject:
         """Load a model and SAEs from folders on disk.
 
@@ -198,17 +136,20 @@ class Subject:
             Folder written by ``save_pretrained``, with the tokenizer in it.
         saes
             Folders in SAELens' format (``cfg.json`` and ``sae_weights.safetensors``), or one.
-        device
-            ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None takes a GPU when there is one.
-        dtype
-            ``"float32"``, ``"bfloat16"``, ``"float16"``; None takes float32 on a CPU and the dtype
-            of the file elsewhere.
+        device, dtype, allow_pickle, **model_kwargs
+            As in :meth:`from_pretrained`.
         """
         from sae_explorer.loading import folder
 
         several = [saes] if isinstance(saes, (str, os.PathLike)) else saes
-        paths = [Path(path) for path in several]
-        return folder.load(Path(model), paths, device=device, dtype=dtype)
+        return folder.load(
+            Path(model),
+            [Path(path) for path in several],
+            device=device,
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+            **model_kwargs,
+        )
 
     @classmethod
     def from_pretrained(
@@ -216,28 +157,76 @@ class Subject:
         release: str = "gemma-2b-res-jb",
         *,
         layer: int | None = None,
+        layers: Sequence[int] | None = None,
         sae_id: str | None = None,
         model: str | PreTrainedModel | None = None,
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        allow_pickle: bool = False,
+        other_model: bool = False,
+        **model_kwargs: Any,
     ) -> Subject:
-        """Load a release of SAELens' registry and the model it was trained on.
+        """Load SAEs of a release of SAELens' registry and the model they were trained on.
 
         Parameters
         ----------
         release
-            Name of the release, such as ``"gemma-2b-res-jb"``.
+            Name of the release, such as ``"gemma-2b-res-jb"``; :func:`sae_explorer.registry` lists
+            them.
         layer, sae_id
-            Which SAE of the release: its layer, where that has only one, or its id.
+            Which SAE of the release: its layer or its id. Where a layer has several, the one that
+            is called canonical.
+        layers
+            Several layers, whose SAEs are loaded together; the first one is selected.
         model
-            A hub id or a live model to use in place of the one that the SAE names.
-        device, dtype
-            As in :meth:`from_folder`.
+            A Hub id, a folder, or a live model to use in place of the one that the SAE names. A
+            live one is used as it is and where it is.
+        device
+            ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, or ``"auto"``, which spreads the model
+            over all GPUs; None takes a GPU where there is one, and all of them for a model that is
+            too large for one.
+        dtype
+            ``"float32"``, ``"bfloat16"``, ``"float16"``; None takes float32 on a CPU and the dtype
+            of the file elsewhere.
+        revision
+            Branch, tag or commit of the model's repository.
+        local_files_only
+            Whether to look in the Hub's cache only, and never ask the Hub.
+        force_download
+            Whether to fetch again what is in the cache already, because it is damaged.
+        allow_pickle
+            Whether weights in a pickle file (``.pt``, ``.bin``) may be read. They can be made to run
+            code, which PyTorch's restricted reader is there to prevent.
+        other_model
+            As for the class.
+        **model_kwargs
+            Passed on to ``AutoModelForCausalLM.from_pretrained``, such as ``attn_implementation=``,
+            ``token=`` or ``trust_remote_code=``.
+
+        Raises
+        ------
+        ExplorerError
+            If it is not clear what is meant, cannot be fetched or read, or does not fit together.
         """
         from sae_explorer.loading import hub
 
         return hub.load(
-            release, layer=layer, sae_id=sae_id, model=model, device=device, dtype=dtype
+            release,
+            layer=layer,
+            layers=layers,
+            sae_id=sae_id,
+            model=model,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            local_files_only=local_files_only,
+            force_download=force_download,
+            allow_pickle=allow_pickle,
+            other_model=other_model,
+            **model_kwargs,
         )
 
     def select(self, *, layer: int | None = None, sae_id: str | None = None) -> Self:
@@ -259,10 +248,24 @@ class Subject:
             possible = ", ".join(f"{s.sae_id} (layer {s.layer})" for s in self.saes) or "none"
             how_many = "several SAEs" if meant else "no SAE"
             raise ExplorerError(f"The subject has {how_many}{wanted}. It has: {possible}.")
-        chosen = object.__new__(type(self))
-        chosen.__dict__.update(self.__dict__)
-        chosen._selected = meant[0]
-        return chosen
+        return self._but(_selected=meant[0])
+
+    def with_sae(self, studied: StudiedSAE) -> Self:
+        """Return the same subject with one more SAE, which is selected.
+
+        Raises
+        ------
+        ExplorerError
+            If it does not fit the model.
+        """
+        studied.check_fit(self.model, self._name_to_check)
+        return self._but(saes=(*self.saes, studied), _selected=len(self.saes))
+
+    def _but(self, **changes: Any) -> Self:
+        """Return a subject that shares everything with this one but for what is changed."""
+        changed = object.__new__(type(self))
+        changed.__dict__.update(self.__dict__ | changes)
+        return changed
 
     def __repr__(self) -> str:
         saes = ", ".join(f"{s.sae_id} ({s.width:,} features)" for s in self.saes) or "no SAE"
@@ -281,9 +284,48 @@ class Subject:
     @property
     def model_id(self) -> str:
         """The model's hub id; for a model from disk only its folder's name, never the path."""
-        name = str(getattr(self.model.config, "_name_or_path", "") or "")
-        looks_local = Path(name).is_absolute() or name.startswith(".") or Path(name).exists()
-        return (Path(name).name if looks_local else name) or type(self.model).__name__
+        name = self._given_name
+        return (Path(name).name if self._is_local else name) or type(self.model).__name__
+
+    @property
+    def _given_name(self) -> str:
+        return str(getattr(self.model.config, "_name_or_path", "") or "")
+
+    @property
+    def _is_local(self) -> bool:
+        name = self._given_name
+        return Path(name).is_absolute() or name.startswith(".") or Path(name).exists()
+
+    @property
+    def _name_to_check(self) -> str | None:
+        """The model's hub id where SAEs are to be held against it."""
+        return None if self._other_model or self._is_local else self._given_name
+
+    def site(self) -> Site:
+        """Return where in the model the selected SAE reads."""
+        return self.sae.site(self.model)
+
+    def site_out(self) -> Site:
+        """Return where in the model the selected SAE writes: for all but transcoders where it reads."""
+        return self.sae.site_out(self.model)
+
+    def direction(self, feature: int, weights: str) -> Vector:
+        """Return the residual stream's direction of a feature of the selected SAE.
+
+        Parameters
+        ----------
+        feature
+            Index of the feature.
+        weights
+            ``"encoder"`` or ``"decoder"``.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape ``[d_model]``, float32. Where the SAE reads or writes outside the residual stream,
+            its vector is mapped into it; see :meth:`Site.residual_direction`.
+        """
+        return self.sae.direction(self.model, feature, weights)
 
     @property
     def device(self) -> torch.device:
@@ -522,81 +564,6 @@ class Subject:
         return Provenance(model=model, sae=sae, versions=package_versions())
 
 
-def fingerprint(*tensors: Tensor) -> str:
-    """Return 16 hexadecimal digits that tell one set of weights from another.
-
-    A sample of every tensor is hashed, so that it takes no time whatever the size.
-    """
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        flat = tensor.detach().reshape(-1)
-        step = max(1, flat.numel() // 4096)
-        sample = flat[::step].float().cpu().contiguous().numpy()
-        digest.update(str(tuple(tensor.shape)).encode())
-        digest.update(sample.tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _sample_of_weights(model: PreTrainedModel) -> list[Tensor]:
     parameters = list(model.parameters())
     return [parameters[0], parameters[len(parameters) // 2], parameters[-1]]
-
-
-def _as_numpy(tensor: Tensor) -> Vector:
-    return tensor.detach().to("cpu", torch.float32).contiguous().numpy().copy()
-
-
-def _as_studied(
-    sae: SAE[Any] | Sequence[SAE[Any] | StudiedSAE] | Mapping[str, SAE[Any]] | None,
-) -> tuple[StudiedSAE, ...]:
-    if sae is None:
-        return ()
-    if isinstance(sae, Mapping):
-        return tuple(StudiedSAE(value, name) for name, value in sae.items())
-    several = sae if isinstance(sae, Sequence) else [sae]
-    studied = []
-    for item in several:
-        if isinstance(item, StudiedSAE):
-            studied.append(item)
-        elif hasattr(item, "W_dec") and hasattr(item, "cfg"):
-            studied.append(StudiedSAE(item, str(item.cfg.metadata.hook_name or "sae")))
-        else:
-            raise ExplorerError(
-                f"The SAE is a {type(item).__name__}; a SAELens SAE is needed, such as "
-                "SAE.load_from_disk(...) or SAE.from_pretrained(...) returns."
-            )
-    return tuple(studied)
-
-
-def _check_fit(model: PreTrainedModel, studied: StudiedSAE) -> None:
-    """Refuse an SAE that cannot belong to the model."""
-    name = studied.sae_id
-    d_model = int(model.get_input_embeddings().weight.shape[1])
-    hook = studied.hook_name
-    if hook and not sites.is_residual(hook):
-        raise ExplorerError(
-            f"{name} reads at {hook}; only SAEs of the residual stream (hook_resid_pre and "
-            "hook_resid_post) are supported by this version."
-        )
-    for side, width in (
-        ("reads", studied.sae.W_enc.shape[0]),
-        ("writes", studied.sae.W_dec.shape[1]),
-    ):
-        if width != d_model:
-            raise ExplorerError(
-                f"{name} {side} vectors of {width} numbers, but the residual stream of "
-                f"{type(model).__name__} has {d_model}. Use the model that the SAE was trained on."
-            )
-    layers = sites.text_config(model).num_hidden_layers
-    if studied.layer is not None and studied.layer >= layers:
-        raise ExplorerError(
-            f"{name} belongs to layer {studied.layer}, but {type(model).__name__} has {layers} "
-            f"layers, 0 to {layers - 1}. Use the model that the SAE was trained on."
-        )
-    for label, weights in (("encoder", studied.sae.W_enc), ("decoder", studied.sae.W_dec)):
-        # Sums find a NaN or an infinity anywhere; in float32, since not every device has more.
-        if not np.isfinite(float(weights.detach().float().sum(dim=0).abs().max())):
-            raise ExplorerError(
-                f"The {label} weights of {name} hold NaN or infinite numbers. Load the SAE again, "
-                "or train it with a smaller learning rate."
-            )

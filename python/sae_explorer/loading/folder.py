@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sae_explorer.errors import ExplorerError, did_you_mean
-from sae_explorer.loading.failures import cannot_load
-from sae_explorer.subject import StudiedSAE, Subject
+from sae_explorer.loading import downloads
+from sae_explorer.loading.failures import PICKLED, cannot_load
+from sae_explorer.studied_sae import StudiedSAE
+from sae_explorer.subject import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sae_explorer.loading.downloads import Tell
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -25,6 +29,8 @@ def load(
     *,
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
+    allow_pickle: bool = False,
+    **model_kwargs: Any,
 ) -> Subject:
     """Load a model's folder and SAE folders; see :meth:`Subject.from_folder`."""
     # A full path tells the subject that the model is from disk, wherever the process goes later;
@@ -36,9 +42,12 @@ def load(
         if not (folder / needed).is_file():
             what = "model written by save_pretrained" if folder == model else "SAELens SAE"
             raise ExplorerError(f"{folder} holds no {needed}, so it is no {what}.")
-    target = choose_device(device)
-    live, tokenizer = language_model(str(model), target, choose_dtype(dtype, target))
-    return Subject(live, tokenizer, [studied_sae(folder, target) for folder in saes])
+    live, tokenizer = language_model(
+        str(model), choose_device(device), dtype, allow_pickle=allow_pickle, **model_kwargs
+    )
+    home = live.get_input_embeddings().weight.device
+    found = [studied_sae(folder, home) for folder in saes]
+    return Subject(live, tokenizer, found)
 
 
 def _full(path: Path) -> Path:
@@ -56,26 +65,89 @@ def studied_sae(folder: Path, device: torch.device) -> StudiedSAE:
     return StudiedSAE(sae, folder.name)
 
 
+def say_nothing(_text: str, _progress: float | None) -> None:
+    """Tell nobody how far a download is."""
+
+
+#: Options of the model's loading that its configuration and its tokenizer take too.
+_FOR_ALL = ("cache_dir", "revision", "subfolder", "token")
+
+
+def for_all(options: dict[str, Any]) -> dict[str, Any]:
+    """Return those options that not only the weights' loading takes."""
+    shared = {name: options[name] for name in _FOR_ALL if name in options}
+    # Unless it is said, transformers asks at the terminal whether to run a model's code.
+    return shared | {"trust_remote_code": options.get("trust_remote_code", False)}
+
+
 def language_model(
-    name: str, device: torch.device, dtype: torch.dtype | None
+    name: str,
+    device: torch.device | str,
+    dtype: str | torch.dtype | None,
+    *,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    force_download: bool = False,
+    tell: Tell = say_nothing,
+    **options: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer, from a folder or by its hub id."""
+    """Load a causal language model and its tokenizer, from a folder or by its hub id.
+
+    Parameters
+    ----------
+    name
+        Folder or hub id.
+    device
+        Where to, or ``"auto"`` for all GPUs.
+    dtype
+        Of the weights; None chooses.
+    revision, allow_pickle, force_download
+        As in :meth:`Subject.from_pretrained`.
+    tell
+        Is told how far the download is.
+    **options
+        Passed on to transformers.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    wanted = choose_dtype(dtype, device)
+    options |= {"revision": revision} if revision else {}
+    options |= for_all(options)
+    is_folder = Path(name).is_dir()
+    if is_folder:
+        name = str(_full(Path(name)))
+    elif not {"subfolder", "variant", "cache_dir"} & set(options):  # else transformers fetches it
+        downloads.fetch_model(
+            name,
+            revision,
+            tell,
+            allow_pickle=allow_pickle,
+            token=options.get("token"),
+            force_download=force_download,
+        )
     # A bar a tensor says nothing that the caller's own progress does not say better.
     had_bars = logging.is_progress_bar_enabled()
-    if Path(name).is_dir():
-        name = str(_full(Path(name)))
-        logging.disable_progress_bar()
+    logging.disable_progress_bar()
+    tell(f"reading {Path(name).name if is_folder else name}", None)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, **for_all(options))
+        target = _spread_if_large(name, device, revision)
         model, found = AutoModelForCausalLM.from_pretrained(
-            name, dtype="auto" if dtype is None else dtype, output_loading_info=True
+            name,
+            output_loading_info=True,
+            **{
+                "dtype": wanted or "auto",
+                "device_map": target if isinstance(target, str) else {"": target},
+                "use_safetensors": _use_safetensors(name, revision, allow_pickle),
+                **options,
+            },
         )
-        model = model.to(device).eval()
+        model = model.eval()
+    except ExplorerError:
+        raise
     except Exception as error:
-        raise cannot_load(f"The model {name}", error) from error
+        raise cannot_load(f"The model {name}", error, token=options.get("token")) from error
     finally:
         if had_bars:
             logging.enable_progress_bar()
@@ -86,48 +158,109 @@ def language_model(
             f"The model {name} cannot be loaded: its files hold no weights for "
             f"{len(missing):,} of its parameters, such as {missing[0]}. Use complete files."
         )
-    if not Path(name).is_dir():
+    if not is_folder:
         # transformers 5 no longer notes it; provenance reads it where earlier versions put it.
-        model.config._commit_hash = _cached_commit(name)  # noqa: SLF001
+        model.config._commit_hash = _snapshot(name, revision).name  # noqa: SLF001
     return model, tokenizer
 
 
-def _cached_commit(repository: str) -> str:
-    """Return the commit that the hub's cache holds as a repository's main branch."""
+def _snapshot(name: str, revision: str | None) -> Path:
+    """Return the folder of a model's files: its own, or that of its commit in the hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    path = try_to_load_from_cache(repository, "config.json")
-    return Path(path).parent.name if isinstance(path, str) else ""
+    if Path(name).is_dir():
+        return Path(name)
+    path = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(path).parent if isinstance(path, str) else Path()
 
 
-def choose_device(device: str | None) -> torch.device:
+def _use_safetensors(name: str, revision: str | None, allow_pickle: bool) -> bool:
+    """Return whether weights are read from safetensors; refuse others unless they are allowed."""
+    files = _snapshot(name, revision)
+    has_safetensors = any(files.glob("*.safetensors"))
+    if not has_safetensors and not allow_pickle and any(files.glob("*.bin")):
+        raise ExplorerError(f"The model {name} cannot be loaded: {PICKLED}")
+    return has_safetensors or not allow_pickle
+
+
+def _spread_if_large(
+    name: str, device: torch.device | str, revision: str | None
+) -> torch.device | str:
+    """Return "auto" in place of the first GPU where there are several and it is too small."""
+    if str(device) != "cuda" or torch.cuda.device_count() < 2:
+        return device
+    size = sum(file.stat().st_size for file in _snapshot(name, revision).glob("*.safetensors"))
+    free, _total = torch.cuda.mem_get_info(0)
+    # A fifth is left for the SAE, the keys and values, and the logits.
+    return "auto" if size > 0.8 * free else device
+
+
+def choose_device(device: str | None) -> torch.device | str:
     """Return the device asked for, or the best there is.
 
     Raises
     ------
     ExplorerError
-        If the name is no device, or the device is not there.
+        If the name is no device, or the device is not there or of no use.
     """
     possible = ["cpu"]
     if torch.cuda.is_available():
-        possible = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), "cpu"]
+        possible = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), "auto", "cpu"]
     if torch.backends.mps.is_available():
         possible.insert(0, "mps")
     if device is None:
-        return torch.device(possible[0])
-    if str(device) not in possible:
-        hint = did_you_mean(str(device), possible)
+        best = torch.device(possible[0])
+        return torch.device("cpu") if _useless(best) else best
+    name = str(device)
+    if name not in possible:
+        hint = did_you_mean(name, possible)
         listing = ", ".join(possible)
         raise ExplorerError(
-            f"The device {str(device)!r} is not there.{hint} This machine has: {listing}."
+            f"The device {name!r} is not there.{_why_no_cuda(name)}{hint} This machine has: "
+            f"{listing}."
         )
-    return torch.device(device)
+    if name == "auto":
+        return name
+    chosen = torch.device(name)
+    if reason := _useless(chosen):
+        raise ExplorerError(
+            f"The device {name!r} is of no use: {reason}. Install a PyTorch that supports it, or "
+            "use device='cpu'."
+        )
+    return chosen
 
 
-def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
-    """Return the dtype asked for; None means float32 on a CPU and the file's own elsewhere."""
+def _why_no_cuda(name: str) -> str:
+    if not name.startswith(("cuda", "auto")) or torch.cuda.is_available():
+        return ""
+    version: Any = torch.version  # as it was built here: mypy knows of no other
+    if version.cuda is None and version.hip is None:
+        return " This PyTorch is built for CPUs alone: install a build for your GPU (pytorch.org)."
+    return " PyTorch finds no GPU, or no driver for it: see what nvidia-smi says."
+
+
+def _useless(device: torch.device) -> str:
+    """Return why nothing can be computed on a device, or an empty text."""
+    try:
+        (torch.zeros(2, device=device) + 1).sum().item()
+    except (RuntimeError, AssertionError) as error:
+        # Such as "no kernel image is available for execution on the device", and how to debug it.
+        return str(error).strip().splitlines()[0].rstrip(".")
+    return ""
+
+
+def choose_dtype(dtype: str | torch.dtype | None, device: torch.device | str) -> torch.dtype | None:
+    """Return the dtype asked for; None means the file's own.
+
+    Unless one is asked for, it is float32 on a CPU, and on a GPU that computes bfloat16 only in
+    emulation: it is slow there, and float16 too narrow for some models.
+    """
     if dtype is None:
-        return torch.float32 if device.type == "cpu" else None
+        kind = device if isinstance(device, str) else device.type
+        emulated = kind in ("cuda", "auto") and not torch.cuda.is_bf16_supported(
+            including_emulation=False
+        )
+        return torch.float32 if kind == "cpu" or emulated else None
     name = str(dtype).removeprefix("torch.")
     if name not in _DTYPES:
         hint = did_you_mean(name, _DTYPES)

@@ -1,25 +1,25 @@
-"""Releases of SAELens' registry, and the models they belong to."""
+"""SAEs of SAELens' registry, and the models they belong to."""
 
 from __future__ import annotations
 
-import re
-from contextlib import contextmanager
+import difflib
+import inspect
 from typing import TYPE_CHECKING, Any
 
-from sae_explorer.errors import ExplorerError, did_you_mean
-from sae_explorer.loading import folder
-from sae_explorer.loading.failures import cannot_load
-from sae_explorer.subject import StudiedSAE, Subject
+from sae_explorer.errors import ExplorerError
+from sae_explorer.loading import downloads, folder, registry
+from sae_explorer.loading.failures import PICKLED, cannot_load
+from sae_explorer.studied_sae import StudiedSAE
+from sae_explorer.subject import Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
     import torch
     from transformers import PreTrainedModel
 
-#: How the registry's ids name a layer: blocks.12.hook_resid_post, layer_12/width_16k/canonical,
-#: layer12, resid_post_layer_12_trainer_1, l12r_32x.
-_LAYER = re.compile(r"(?:^|[/_])(?:blocks\.|layer_?)(\d+)|^l(\d+)[ram]_")
+    from sae_explorer.loading.downloads import Tell
+    from sae_explorer.loading.registry import Entry
 
 _GIVE_TOKENIZER = "Give the tokenizer with the model: Subject(model, tokenizer, sae)."
 
@@ -28,67 +28,153 @@ def load(
     release: str,
     *,
     layer: int | None = None,
+    layers: Sequence[int] | None = None,
     sae_id: str | None = None,
     model: str | PreTrainedModel | None = None,
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+    allow_pickle: bool = False,
+    other_model: bool = False,
+    tell: Tell = folder.say_nothing,
+    **model_kwargs: Any,
 ) -> Subject:
-    """Load one SAE of a release and its model; see :meth:`Subject.from_pretrained`."""
-    from sae_lens import SAE
+    """Load SAEs of a release and their model; see :meth:`Subject.from_pretrained`.
 
-    chosen = choose_sae(release, layer, sae_id)
+    Parameters
+    ----------
+    tell
+        Is told what is going on, and how far it is, 0 to 1; what it raises breaks off a download.
+    """
+    _check_names(model_kwargs)
+    entries = _choose(release, layer, layers, sae_id)
+    for entry in entries:
+        _check_pickle(entry, allow_pickle)
     live: Any = None if model is None or isinstance(model, str) else model
+    name = str(model or entries[0].model)
     if live is None:
-        target = folder.choose_device(device)
-        wanted = folder.choose_dtype(dtype, target)
+        wanted = folder.choose_device(device)
+        folder.choose_dtype(dtype, wanted)
     else:
-        _check_live(live, device, dtype)
-        target = live.get_input_embeddings().weight.device
-    with _offline_if_unreachable():
-        try:
-            sae = SAE.from_pretrained(release, chosen, device=str(target))
-        except Exception as error:
-            raise cannot_load(f"The SAE {chosen} of {release}", error) from error
+        _check_live(live, device, dtype, revision, model_kwargs)
+    with downloads.access(local_files_only):
+        if live is None and not force_download:
+            # What is most often refused comes first, and what takes longest last.
+            _fetch_config(name, {"revision": revision, **model_kwargs})
+        for entry in entries:
+            downloads.fetch_sae(entry, tell, force_download=force_download)
         if live is None:
-            name = hub_id(str(sae.cfg.metadata.model_name)) if model is None else str(model)
-            live, tokenizer = folder.language_model(name, target, wanted)
+            live, tokenizer = folder.language_model(
+                name,
+                wanted,
+                dtype,
+                revision=revision,
+                allow_pickle=allow_pickle,
+                force_download=force_download,
+                tell=tell,
+                **model_kwargs,
+            )
         else:
             tokenizer = _tokenizer_of(live)
-    return Subject(live, tokenizer, StudiedSAE(sae, chosen, release))
+        target = live.get_input_embeddings().weight.device
+        studied = []
+        for entry in entries:
+            tell(f"reading {entry.sae_id}", None)
+            studied.append(_studied(entry, target))
+    return Subject(live, tokenizer, studied, other_model=other_model)
 
 
-@contextmanager
-def _offline_if_unreachable() -> Iterator[None]:
-    """Let the cache serve at once where the hub cannot be reached.
+def add_sae(
+    subject: Subject,
+    release: str,
+    sae_id: str,
+    *,
+    local_files_only: bool = False,
+    allow_pickle: bool = False,
+    tell: Tell = folder.say_nothing,
+) -> Subject:
+    """Return the subject with one more SAE of SAELens' registry, selected; its model is not touched.
 
-    The loaders ask the hub several times even for what is in the cache, and try for 20 seconds each
-    time.
+    Raises
+    ------
+    ExplorerError
+        If the SAE cannot be loaded, or does not fit the model.
     """
-    from huggingface_hub import constants, get_session
+    entry = registry.choose(release, sae_id=sae_id)
+    _check_pickle(entry, allow_pickle)
+    with downloads.access(local_files_only):
+        downloads.fetch_sae(entry, tell)
+        tell(f"reading {entry.sae_id}", None)
+        return subject.with_sae(_studied(entry, subject.device))
 
-    was_offline = constants.HF_HUB_OFFLINE
-    if not was_offline:
-        try:
-            get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-        except Exception:  # noqa: BLE001 - whatever it is: there is no way to the hub
-            constants.HF_HUB_OFFLINE = True
+
+def _check_names(model_kwargs: dict[str, Any]) -> None:
+    """Refuse misspelt options of ours before transformers is given them, after a long download."""
+    ours = inspect.signature(Subject.from_pretrained).parameters
+    for name in model_kwargs:
+        near = difflib.get_close_matches(name, ours, n=1, cutoff=0.8)
+        if near:
+            raise ExplorerError(f"There is no option {name!r}. Did you mean {near[0]!r}?")
+
+
+def _choose(
+    release: str, layer: int | None, layers: Sequence[int] | None, sae_id: str | None
+) -> list[Entry]:
+    if layers is None:
+        return [registry.choose(release, layer=layer, sae_id=sae_id)]
+    if layer is not None or sae_id is not None:
+        raise ExplorerError("Give layers=, or layer= and sae_id=, not both.")
+    if not layers:
+        raise ExplorerError("layers is empty. Give at least one, as in layers=[6, 12].")
+    return [registry.choose(release, layer=one) for one in dict.fromkeys(layers)]
+
+
+def _check_pickle(entry: Entry, allow_pickle: bool) -> None:
+    if entry.pickled and not allow_pickle:
+        raise ExplorerError(
+            f"The SAE {entry.sae_id} of {entry.release} cannot be loaded: {PICKLED}"
+        )
+
+
+def _fetch_config(name: str, options: dict[str, Any]) -> None:
+    """Find out at once whether the model may be fetched at all."""
+    from transformers import AutoConfig
+
     try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = was_offline
+        AutoConfig.from_pretrained(name, **folder.for_all(options))
+    except Exception as error:
+        at = f" at {options['revision']!r}" if options["revision"] else ""
+        raise cannot_load(f"The model {name}{at}", error, token=options.get("token")) from error
 
 
-def _check_live(live: Any, device: object, dtype: object) -> None:
+def _studied(entry: Entry, device: torch.device) -> StudiedSAE:
+    """Read an SAE."""
+    from sae_lens import SAE
+
+    try:
+        sae = SAE.from_pretrained(entry.release, entry.sae_id, device=str(device))
+    except Exception as error:
+        raise cannot_load(f"The SAE {entry.sae_id} of {entry.release}", error) from error
+    return StudiedSAE(sae, entry.sae_id, entry.release, entry.model)
+
+
+def _check_live(
+    live: Any, device: object, dtype: object, revision: object, model_kwargs: dict[str, Any]
+) -> None:
     """Refuse what is no language model, and what would have to change a live one."""
     if not hasattr(live, "get_input_embeddings") or not hasattr(live, "config"):
         raise ExplorerError(
             f"model is a {type(live).__name__}; it must be a hub id, a folder or a live Hugging "
             "Face causal language model."
         )
-    if device is not None or dtype is not None:
+    given = {"device": device, "dtype": dtype, "revision": revision, **model_kwargs}
+    left = [name for name, value in given.items() if value is not None]
+    if left:
         raise ExplorerError(
-            "A live model is used where it is and as it is: leave device and dtype out, or move "
-            "the model first, as in model.to(device)."
+            "A live model is used where it is and as it is: leave "
+            f"{' and '.join(left)} out, or change the model first, as in model.to(device)."
         )
     if not getattr(live.config, "_name_or_path", ""):
         raise ExplorerError(
@@ -106,61 +192,3 @@ def _tokenizer_of(live: Any) -> Any:
     except Exception as error:
         failure = cannot_load(f"The tokenizer of {name}", error)
         raise ExplorerError(f"{failure} {_GIVE_TOKENIZER}") from error
-
-
-def choose_sae(release: str, layer: int | None, sae_id: str | None) -> str:
-    """Return the id of the SAE that is meant by a release and a layer or an id.
-
-    Raises
-    ------
-    ExplorerError
-        If the release or the id is unknown, or the layer has none or several SAEs.
-    """
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
-    directory = get_pretrained_saes_directory()
-    if release not in directory:
-        hint = did_you_mean(release, directory)
-        raise ExplorerError(f"SAELens' registry has no release {release!r}.{hint}")
-    ids: list[str] = list(directory[release].saes_map)
-    if sae_id is not None:
-        if sae_id not in ids:
-            raise ExplorerError(
-                f"{release} has no SAE {sae_id!r}.{did_you_mean(sae_id, ids)} It has {_some(ids)}."
-            )
-        if layer not in (None, layer_in(sae_id)):
-            raise ExplorerError(
-                f"{sae_id} is not at layer {layer}; give layer= or sae_id=, not both."
-            )
-        return sae_id
-    at_layer = [i for i in ids if layer_in(i) == layer] if layer is not None else ids
-    if len(at_layer) != 1:
-        where = "" if layer is None else f" at layer {layer}"
-        how_many = "no SAE" if not at_layer else f"{len(at_layer)} SAEs"
-        raise ExplorerError(
-            f"{release} has {how_many}{where}. Give sae_id=, one of {_some(at_layer or ids)}."
-        )
-    return at_layer[0]
-
-
-def layer_in(sae_id: str) -> int | None:
-    """Return the layer that an id of the registry names, None if it names none."""
-    match = _LAYER.search(sae_id)
-    return None if match is None else int(match[1] or match[2])
-
-
-def hub_id(model_name: str) -> str:
-    """Return the hub id of a model that an SAE names, perhaps by TransformerLens' short name."""
-    if "/" in model_name:
-        return model_name
-    from transformer_lens.loading_from_pretrained import get_official_model_name
-
-    try:
-        return str(get_official_model_name(model_name))
-    except ValueError:
-        return model_name
-
-
-def _some(names: list[str], limit: int = 12) -> str:
-    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return ", ".join(map(repr, names[:limit])) + more

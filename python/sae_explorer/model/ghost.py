@@ -176,14 +176,12 @@ def unit(vector: Vector, name: str) -> Vector:
 def _feature_parts(
     subject: Subject, feature: int, weights: str | tuple[float, ...]
 ) -> tuple[list[Vector], list[float]]:
-    sae = subject.sae
+    def part(which: str) -> Vector:
+        return unit(subject.direction(feature, which), f"The {which} vector of feature {feature}")
+
     if isinstance(weights, str):
-        row = sae.encoder(feature) if weights == "encoder" else sae.decoder(feature)
-        return [unit(row, f"The {weights} vector of feature {feature}")], [1.0]
-    parts = [
-        unit(sae.encoder(feature), f"The encoder vector of feature {feature}"),
-        unit(sae.decoder(feature), f"The decoder vector of feature {feature}"),
-    ]
+        return [part(weights)], [1.0]
+    parts = [part("encoder"), part("decoder")]
     mix = weights[0] * parts[0].astype(np.float64) + weights[1] * parts[1].astype(np.float64)
     length = float(np.linalg.norm(mix))
     if length < 1e-6:
