@@ -227,6 +227,102 @@ def paths(tree: Any) -> Tree:
     return result
 
 
+# --- Interventions -------------------------------------------------------------------------------
+
+Place = tuple[str, str]
+"""A module's name in the model, and "input" or "output"."""
+
+
+@contextmanager
+def clamped(
+    model: PreTrainedModel,
+    sae: Any,
+    clamps: Mapping[int, float],
+    reads: Place,
+    writes: Place,
+    positions: slice = slice(None),
+) -> Iterator[None]:
+    """Add ``(c - a_f(x)) * d_f`` for each feature f to be held at c, from the SAE's raw weights.
+
+    With `positions` only some of them are changed, counted in the text.
+    """
+    seen: list[Tensor] = []
+
+    def change(y: Tensor) -> Tensor:
+        x = seen.pop()
+        y = y.clone()
+        for feature, value in clamps.items():
+            activation, direction = _feature(sae, feature, x)
+            added = (value - activation)[..., None] * direction
+            y[:, positions] += added[:, positions]
+        return y
+
+    with _at(model, reads, lambda x: seen.append(x.clone())), _at(model, writes, change):
+        yield
+
+
+@torch.no_grad()
+def _feature(sae: Any, feature: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """One feature's activation at each position, and its decoder row in the units of x."""
+    kind = sae.cfg.architecture()
+    row = sae.W_dec[feature].detach()
+    scale = torch.ones_like(x[..., :1])
+    if sae.cfg.metadata.model_from_pretrained_kwargs:
+        x = x - x.mean(dim=-1, keepdim=True)
+    if sae.cfg.normalize_activations == "constant_norm_rescale":
+        scale = x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5
+        x = x / scale
+    elif sae.cfg.normalize_activations == "layer_norm":
+        x = x - x.mean(dim=-1, keepdim=True)
+        scale = x.std(dim=-1, keepdim=True)
+        x = x / (scale + 1e-5)
+    if sae.cfg.apply_b_dec_to_input:
+        x = x - sae.b_dec
+    projected = x @ sae.W_enc[:, feature]
+    if kind == "gated":
+        magnitude = projected * sae.r_mag[feature].exp() + sae.b_mag[feature]
+        return magnitude.relu() * (projected + sae.b_gate[feature] > 0), row * scale
+    before = projected + sae.b_enc[feature]
+    if kind.startswith("jumprelu"):
+        return before.relu() * (before > sae.threshold[feature]), row * scale
+    if kind == "topk":
+        everyone = x @ sae.W_enc + sae.b_enc
+        if sae.cfg.rescale_acts_by_decoder_norm:
+            lengths = sae.W_dec.norm(dim=-1)
+            everyone, before = everyone * lengths, before * lengths[feature]
+            row = row / lengths[feature]
+        smallest = everyone.sort(dim=-1).values[..., -sae.cfg.k]
+        return before.relu() * (before >= smallest * (1 - 1e-6)), row * scale
+    assert kind in ("standard", "transcoder", "skip_transcoder"), kind
+    return before.relu(), row * scale
+
+
+@contextmanager
+def _at(model: PreTrainedModel, place: Place, look: Callable[[Tensor], Any]) -> Iterator[None]:
+    """Show what passes at a place to `look`, and replace it by what that returns, if anything."""
+    path, side = place
+    module = model.get_submodule(path)
+
+    def at_input(_module: Any, inputs: tuple[Any, ...]) -> Any:
+        new = look(inputs[0])
+        return None if new is None else (new, *inputs[1:])
+
+    def at_output(_module: Any, _inputs: Any, output: Any) -> Any:
+        new = look(output if isinstance(output, Tensor) else output[0])
+        if new is None or isinstance(output, Tensor):
+            return new
+        return (new, *output[1:])
+
+    if side == "input":
+        handle = module.register_forward_pre_hook(at_input)
+    else:
+        handle = module.register_forward_hook(at_output)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 # --- Negative controls: plausible mistakes, each of which `compare` must catch -------------------
 
 
@@ -285,8 +381,10 @@ def seeing_siblings(
 def without_window(model: PreTrainedModel) -> PreTrainedModel:
     """Mistake: a copy of the model whose sliding layers see everything."""
     boundless = copy.deepcopy(model)
-    parts: list[Any] = [boundless.config, *boundless.modules()]
+    parts: list[Any] = [boundless.config.get_text_config(), *boundless.modules()]
     for part in parts:
         if getattr(part, "sliding_window", None) is not None:
             part.sliding_window = 1_000_000
+        if getattr(part, "attention_type", None) == "local" and hasattr(part, "bias"):
+            part.bias = torch.ones_like(part.bias).tril()  # GPT-Neo keeps the mask itself
     return boundless

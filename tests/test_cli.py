@@ -24,7 +24,7 @@ import pytest
 from sae_explorer import DefinitionTree, Subject, cli, grow_tree, logit_lens, rank_tokens
 from sae_explorer.analyses import ANALYSES
 from sae_explorer.cli import main
-from sae_explorer.request import options
+from sae_explorer.request import schema
 from zoo import build_model, build_sae, build_tokenizer
 
 if TYPE_CHECKING:
@@ -272,8 +272,8 @@ def test_filters_of_tokens_reach_the_request(
 @pytest.mark.parametrize("name", ANALYSES)
 def test_flags_are_the_options_of_python(name: str) -> None:
     known = {a.dest: a.option_strings for a in cli._analysis_parser(name)._actions}
-    for option in options(ANALYSES[name].load()[0]):
-        assert known[option][0] == f"--{option.replace('_', '-')}"
+    for option in schema(ANALYSES[name].load()[0]):
+        assert known[option["name"]][0] == f"--{option['name'].replace('_', '-')}"
 
 
 @pytest.mark.parametrize("name", ANALYSES)
@@ -286,10 +286,10 @@ def test_help_lists_every_option_with_its_help(
     assert end.value.code == 0
     out, err = capsys.readouterr()
     assert err == ""
-    for option, about in options(ANALYSES[name].load()[0]).items():
-        flag = rf"^  --{option.replace('_', '-')}\b"
-        assert re.search(rf"{flag}[^\n]*\s+{re.escape(about.help)}", out, re.MULTILINE)
-        assert about.range_text() in out
+    for option in schema(ANALYSES[name].load()[0]):
+        flag = rf"^  --{option['name'].replace('_', '-')}\b"
+        assert re.search(rf"{flag}[^\n]*\s+{re.escape(option['help'])}", out, re.MULTILINE)
+        assert option["range"] in out
     for flag in ("--demo", "--release", "--model", "--sae", "--layer", "--device", "--dtype"):
         assert f"  {flag}" in out
     for kind in FORMATS[name]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import getpass
 import json
 import os
@@ -24,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hub import SAE_PATHS, SAE_REPOSITORY, Hub, gemma_stand_in, serving
 from sae_explorer import ExplorerError, Subject, grow_tree, rank_tokens
 from sae_explorer.loading import folder, hub, registry
+from sae_explorer.studied_sae import fingerprint
 from zoo import build_model, build_sae, build_tokenizer
 
 FACTOR = 0.21381938399317255  # of the SAE at layer 12, in SAELens' registry
@@ -221,7 +221,9 @@ def test_one_more_sae_joins_a_subject(loads: Loads, repositories: Path) -> None:
 def test_a_revision_is_fetched_and_cited(loads: Loads, repositories: Path) -> None:
     with serving(repositories, loads.cache):
         subject = Subject.from_pretrained(layer=12, device="cpu", revision=loads.commit)
-        with pytest.raises(ExplorerError, match=r"google/gemma-2b at 'v9' cannot be .*no such revision"):
+        with pytest.raises(
+            ExplorerError, match=r"google/gemma-2b at 'v9' cannot be .*no such revision"
+        ):
             Subject.from_pretrained(layer=12, device="cpu", revision="v9")
     assert grow_tree(subject, **TREE).provenance.model["revision"] == loads.commit
 
@@ -239,6 +241,37 @@ def test_options_of_transformers_are_passed_on(loads: Loads, repositories: Path)
     with serving(repositories, loads.cache):
         subject = Subject.from_pretrained(layer=12, device="cpu", attn_implementation="eager")
     assert grow_tree(subject, **TREE).provenance.model["attention"] == "eager"
+
+
+def test_files_kept_elsewhere_than_usual_are_found(
+    repositories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A stray pickle in the working directory is none of the model's.
+    (tmp_path / "stray.bin").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    with serving(repositories, tmp_path / "cache") as running:
+        for allow_pickle in (False, True):
+            subject = Subject.from_pretrained(
+                layer=12, device="cpu", cache_dir=tmp_path / "mine", allow_pickle=allow_pickle
+            )
+        commit = running.commit("google/gemma-2b")
+    assert grow_tree(subject, **TREE).provenance.model["revision"] == commit
+
+
+def test_a_model_spreads_over_gpus_only_where_one_is_too_small(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = disk / "model"
+    size = (model / "model.safetensors").stat().st_size
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    spread = partial(folder._spread_if_large, model, torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (2 * size, 2 * size))
+    assert spread(None) == spread(torch.bfloat16) == torch.device("cuda")
+    assert spread(torch.float64) == "auto"  # twice the size of the file
+    assert folder._spread_if_large(model, torch.device("cuda:1"), torch.float64) != "auto"
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (size, size))
+    assert spread(None) == "auto"
+    assert spread(torch.bfloat16) == torch.device("cuda")
 
 
 def test_another_model_than_the_saes_is_refused_unless_it_is_meant(
@@ -444,7 +477,13 @@ def test_a_layer_or_an_id_finds_the_sae(
         ({"layer": 12, "dtype": "bf16"}, "dtype is 'bf16'; it must be one of float32, bfloat16"),
         ({"layer": 12, "devcie": "cpu"}, "There is no option 'devcie'. Did you mean 'device'?"),
         ({"layer": 12, "layers": [6]}, "Give layers=, or layer= and sae_id=, not both"),
-        ({"layers": []}, r"layers is empty. Give at least one, as in layers=\[6, 12\]"),
+        ({"layers": []}, r"layers is \[\]. Give layers in a list, as in layers=\[6, 12\]"),
+        ({"layer": "12"}, "layer is '12'; it must be a whole number"),
+        ({"layers": 12}, r"layers is 12. Give layers in a list"),
+        (
+            {"layer": 12, "torch_dtype": "bfloat16"},
+            "torch_dtype is no option here: it is called dt",
+        ),
         ({"layer": 12, "model": 5}, "model is a int; it must be a hub id, a folder or a live"),
         ({"layer": 12, "model": build_model("gemma")}, "does not say where its tokenizer is"),
         (
@@ -731,11 +770,26 @@ def test_a_live_model_of_a_folder_is_known_by_its_name(disk: Path) -> None:
     assert str(disk) not in repr(subject) + grow_tree(subject, **TREE).to_json()
 
 
+def test_a_fingerprint_is_of_the_numbers_and_not_of_their_order_in_memory() -> None:
+    weights = torch.randn(300, 200)
+    assert fingerprint(weights.T.contiguous().T) == fingerprint(weights)
+    assert fingerprint(weights.T) != fingerprint(weights)
+    changed = weights.clone()
+    changed[0, 0] += 1
+    assert fingerprint(changed) != fingerprint(weights)
+
+
+def test_a_model_without_its_weights_is_refused() -> None:
+    config = build_model("llama").config
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ExplorerError, match="token embeddings are not in memory"):
+        Subject(empty, build_tokenizer())
+
+
 def test_an_sae_of_centred_activations_reads_along_a_centred_direction() -> None:
     # TransformerLens takes the mean away from what GPT-2's blocks write; Hugging Face's has it.
-    sae = copy.deepcopy(build_sae(48))
-    sae.cfg.metadata.model_from_pretrained_kwargs = {"center_writing_weights": True}
-    subject = Subject(build_model("gpt2"), build_tokenizer(), sae)
+    subject = Subject(build_model("gpt2"), build_tokenizer(), build_sae(48, centred=True))
     encoder = subject.sae.encoder(3)
     np.testing.assert_allclose(subject.direction(3, "encoder"), encoder - encoder.mean(), atol=1e-6)
     np.testing.assert_array_equal(subject.direction(3, "decoder"), subject.sae.decoder(3))

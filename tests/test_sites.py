@@ -7,6 +7,7 @@ a change of ``z`` at one position reaches no other position before the next laye
 
 from __future__ import annotations
 
+import copy
 import importlib
 from functools import cache
 
@@ -544,6 +545,52 @@ def test_directions_are_computed_in_float32_on_weights_of_any_dtype(name):
             low.residual_direction(vector), high.residual_direction(vector), rtol=1e-6, atol=1e-7
         )
     assert all(torch.equal(value, before[key]) for key, value in half.state_dict().items())
+
+
+class Quantised(nn.Module):
+    """A projection whose weights are small whole numbers with a scale a row."""
+
+    def __init__(self, plain, dtype):
+        super().__init__()
+        self.in_features = plain.in_features
+        scale = plain.weight.abs().amax(dim=1, keepdim=True) / 100
+        self.scale = nn.Parameter(scale, requires_grad=False)
+        self.weight = nn.Parameter((plain.weight / scale).round().to(dtype), requires_grad=False)
+
+    def forward(self, x):
+        return x @ (self.weight.to(x.dtype) * self.scale).T
+
+
+class Adapted(nn.Module):
+    """A projection within another module, as adapters wrap them."""
+
+    def __init__(self, plain):
+        super().__init__()
+        self.in_features, self.inner = plain.in_features, plain.bfloat16()
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(
+    "replacement",
+    [
+        lambda plain: Quantised(plain, torch.int8),
+        lambda plain: Quantised(plain, torch.float8_e4m3fn),
+        Adapted,
+    ],
+    ids=["int8", "float8", "adapter"],
+)
+def test_a_projection_that_is_quantised_or_wrapped_is_run_as_it_is(replacement):
+    model = copy.deepcopy(model_of("llama"))
+    attention = sites.blocks(model)[2].self_attn
+    vector = torch.randn(attention.o_proj.in_features)
+    expected = sites.resolve(model, "blocks.2.attn.hook_z").residual_direction(vector)
+    with torch.no_grad():
+        attention.o_proj = replacement(attention.o_proj)
+    found = sites.resolve(model, "blocks.2.attn.hook_z").residual_direction(vector)
+    assert found.dtype == torch.float32
+    assert torch.cosine_similarity(found, expected, dim=0) > 0.99
 
 
 def test_directions_of_a_model_whose_weights_are_elsewhere_are_the_same():

@@ -574,7 +574,7 @@ def test_an_sae_that_does_not_fit_is_refused() -> None:
     broken = build_sae(48, seed=9)
     with torch.no_grad():
         broken.W_enc[5, 7] = math.nan
-    with pytest.raises(ExplorerError, match=r"encoder weights .* hold NaN"):
+    with pytest.raises(ExplorerError, match=r"weights W_enc .* hold NaN"):
         Subject(model, build_tokenizer(), broken)
     with pytest.raises(ExplorerError, match=r"The SAE is a dict|The SAE is a str"):
         Subject(model, build_tokenizer(), ["no sae"])

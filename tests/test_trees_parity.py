@@ -6,6 +6,7 @@ The engine is judged by `naive_tree`; the judge itself is tried first, by a diff
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,10 +28,27 @@ from naive import (
     without_ghost,
     without_window,
 )
-from zoo import ARCHITECTURES, SCALED, SLIDING, attentions, build_model, build_sae, build_tokenizer
+from sae_explorer.model.decoding import (
+    PooledDecoder,
+    Prompt,
+    ReplayDecoder,
+    open_decoder,
+    quiet_forward,
+)
+from zoo import (
+    ARCHITECTURES,
+    POOLABLE,
+    SCALED,
+    SLIDING,
+    attentions,
+    build_model,
+    build_sae,
+    build_tokenizer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from transformers import PreTrainedModel
 
@@ -69,9 +87,15 @@ def ghost_id() -> int:
     return vocabulary[GHOST_TOKEN]
 
 
+def width_of(model: PreTrainedModel) -> int:
+    # A multimodal model's own configuration does not say it.
+    width: int = model.get_input_embeddings().weight.shape[1]
+    return width
+
+
 def direction(model: PreTrainedModel, weights: str) -> np.ndarray:
     """Work out the ghost asked for: `SCALE` times the feature's unit direction, in float64."""
-    sae = build_sae(model.config.hidden_size)
+    sae = build_sae(width_of(model))
     chosen = {"decoder": sae.W_dec[FEATURE], "encoder": sae.W_enc[:, FEATURE]}[weights]
     row = chosen.detach().double().numpy()
     return np.asarray(SCALE * row / np.linalg.norm(row))
@@ -103,7 +127,7 @@ class Grown:
 def grown(architecture: str, attention: str, placeholders: int) -> Grown:
     """Let the engine grow the tree of one case."""
     model = build_model(architecture, attention)
-    sae = build_sae(model.config.hidden_size)
+    sae = build_sae(width_of(model))
     before = state(model, sae)
     with counted_tokens(model) as counts:
         tree = sae_explorer.grow_tree(
@@ -183,7 +207,23 @@ def test_tree_equals_one_forward_per_node(
     assert found.agrees()
 
 
-@pytest.mark.parametrize(("architecture", "attention", "placeholders"), CASES)
+@pytest.mark.parametrize(
+    ("architecture", "attention"), [(a, way) for a in ARCHITECTURES for way in attentions(a)]
+)
+def test_branches_share_keys_and_values_only_where_that_is_right(
+    architecture: str, attention: str
+) -> None:
+    model = build_model(architecture, attention)
+    prompt = Prompt(tuple(prompt_ids(1)), {ghost_id(): direction(model, "decoder")})
+    with quiet_forward(model):
+        decoder = open_decoder(model, 5, 8, prompt)
+    assert type(decoder) is (PooledDecoder if architecture in POOLABLE else ReplayDecoder)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "attention", "placeholders"),
+    [case for case in CASES if case.values[0] in POOLABLE],
+)
 def test_each_node_is_run_once_and_alone(
     architecture: str, attention: str, placeholders: int
 ) -> None:
@@ -205,12 +245,40 @@ def test_growing_a_tree_leaves_the_model_untouched(
             assert not getattr(module, kind), f"{kind} left on {name or 'the model'}"
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_multimodal"])
+def test_a_model_spread_over_devices_grows_the_same_tree(architecture: str, tmp_path: Path) -> None:
+    import accelerate
+
+    whole = grown(architecture, "sdpa", 1)
+    model = copy.deepcopy(whole.model)
+    core = model.get_decoder()
+    parts = {core.embed_tokens: "cpu", core.norm: "cpu", core.rotary_emb: "cpu"}
+    parts |= {layer: ("cpu", "disk")[index % 2] for index, layer in enumerate(core.layers)}
+    parts |= {model.get_output_embeddings(): "cpu"}
+    for aside in ("vision_tower", "multi_modal_projector"):
+        if hasattr(model.model, aside):
+            parts[getattr(model.model, aside)] = "disk"
+    places = {name: parts[part] for name, part in model.named_modules() if part in parts}
+    spread = accelerate.dispatch_model(model, places, main_device="cpu", offload_dir=tmp_path)
+    assert set(spread.hf_device_map.values()) == {"cpu", "disk"}
+    tree = sae_explorer.grow_tree(
+        sae_explorer.Subject(spread, build_tokenizer(), build_sae(width_of(model))),
+        feature=FEATURE,
+        weights="decoder",
+        scale=SCALE,
+        prompt=PROMPTS[1],
+        ghost_token=GHOST_TOKEN,
+        **LIMITS,
+    )
+    assert paths(tree) == paths(whole.tree)
+
+
 @pytest.mark.parametrize("weights", ["decoder", "encoder"])
 @pytest.mark.parametrize("architecture", ["gemma", "llama"])
 def test_ghost_is_the_unit_direction_times_the_scale(architecture: str, weights: str) -> None:
     model = build_model(architecture)
     tree = sae_explorer.grow_tree(
-        sae_explorer.Subject(model, build_tokenizer(), build_sae(model.config.hidden_size)),
+        sae_explorer.Subject(model, build_tokenizer(), build_sae(width_of(model))),
         feature=FEATURE,
         weights=weights,
         scale=SCALE,
@@ -242,7 +310,7 @@ def test_a_missing_ghost_is_noticed(architecture: str) -> None:
 @pytest.mark.parametrize("power", [-0.5, 0.5], ids=["scale-missed", "scale-twice"])
 @pytest.mark.parametrize("architecture", SCALED)
 def test_a_ghost_scaled_unlike_the_embeddings_is_noticed(architecture: str, power: float) -> None:
-    factor = build_model(architecture, attentions(architecture)[0]).config.hidden_size ** power
+    factor = width_of(build_model(architecture, attentions(architecture)[0])) ** power
     assert_noticed(architecture, misscaled_ghost, factor=factor)
 
 

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from front_end import FrontEnd, Rows, numbers
+from hub import gemma_stand_in, serving
 from sae_explorer import (
     ExplorerError,
     FeatureExplorer,
@@ -29,13 +30,19 @@ from sae_explorer import (
 from sae_explorer.analyses import logit_lens, trees
 from sae_explorer.analyses.tokens import TokenRequest
 from sae_explorer.request import options as options_of
+from sae_explorer.request import schema
+from sae_explorer.studied_sae import StudiedSAE
 from sae_explorer.widget import session
+from sae_explorer.widget.protocol import choices
 from zoo import build_model, build_sae, build_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from sae_explorer import DefinitionTree
+    from sae_explorer.loading.downloads import Tell
+    from sae_explorer.loading.registry import Entry
 
 OPTIONS: dict[str, Any] = {
     "weights": "decoder",
@@ -118,6 +125,9 @@ class Gate:
         with self._changed:
             self._left += count
             self._changed.notify_all()
+
+    def shut(self) -> None:
+        self._left = 0.0
 
     def open(self) -> None:
         self._handle.remove()
@@ -684,6 +694,8 @@ def test_a_value_that_cannot_be_is_refused_and_nothing_changes(
         ({"feature": 3, "token": "the"}, "feature and token were given"),
         ({"release": "gemma-2b-res-jb"}, "subject= was given together with release"),
         ({"layer": 9}, "no SAE at layer 9"),
+        ({"layers": [1]}, "subject= was given together with layers"),
+        ({"model_kwargs": {"dtype": "float16"}}, "model_kwargs holds dtype"),
     ],
     ids=str,
 )
@@ -800,8 +812,8 @@ def test_every_option_of_the_analyses_is_a_trait_and_a_control(
 ) -> None:
     explorer = explore().wait()
     for request in (trees.TreeRequest, TokenRequest):
-        for name in options_of(request):
-            assert explorer.has_trait(name)
+        for entry in schema(request):
+            assert explorer.has_trait(entry["name"])
     controls = {entry["name"] for entry in browser(explorer).state["_controls"]}
     assert controls == set(session.OPTIONS) - set(session.SOURCES)
     assert browser(explorer).state["_values"].keys() == session.OPTIONS.keys()
@@ -999,6 +1011,401 @@ def test_vectors_need_no_sae(explore: Callable[..., FeatureExplorer]) -> None:
     assert explorer.feature is None
 
 
+# --- One SAE of several --------------------------------------------------------------------------
+
+RELEASE = "gemma-2b-res-jb"
+
+
+def of_release(layer: int, features: int = 24) -> StudiedSAE:
+    """Return a small SAE in the place of one of the release's."""
+    sae = build_sae(48, features=features, layer=layer, seed=layer)
+    return StudiedSAE(sae, f"blocks.{layer}.hook_resid_post", RELEASE)
+
+
+@cache
+def several() -> Subject:
+    """Return a model with SAEs at layers 0 and 6, the latter selected, as if of the release."""
+    model = build_model("gemma", layers=13)
+    both = Subject(model, build_tokenizer(), [of_release(0), of_release(6)]).select(layer=6)
+    grow_tree(both, feature=0, **OPTIONS)  # what is tried out on a model's first use
+    return both
+
+
+class Shelf:
+    """Where more SAEs are fetched from, once the test lets them go."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.asked: list[int | None] = []
+        self.features = 24
+        self.error: Exception | None = None
+
+    def __call__(self, subject: Subject, entry: Entry, tell: Tell) -> Subject:
+        assert entry.layer is not None
+        self.asked.append(entry.layer)
+        tell(f"downloading {entry.sae_id}: 0.1 of 0.4 GB", 0.25)
+        while not self.open.wait(0.01):
+            tell(f"downloading {entry.sae_id}: 0.2 of 0.4 GB", 0.5)
+        if self.error is not None:
+            raise self.error
+        return subject.with_sae(of_release(entry.layer, self.features))
+
+
+@pytest.fixture
+def shelf() -> Iterator[Shelf]:
+    shelf = Shelf()
+    yield shelf
+    shelf.open.set()
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Return a gate before the model of `several`, which is open; trees tell of each step."""
+    small_steps(monkeypatch)
+    gate = Gate(several().model)
+    gate.let(float("inf"))
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def look(shelf: Shelf) -> Iterator[Callable[..., FeatureExplorer]]:
+    """Return what makes explorers of `several`, to which the shelf's SAEs can be added."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**given: Any) -> Any:
+            explorer = FeatureExplorer.__new__(FeatureExplorer)
+            stack.callback(explorer.close)
+            given = {"feature": 3, **OPTIONS, **given}
+            explorer._begin(lambda _tell: several(), given, add=shelf)
+            return explorer
+
+        yield make
+
+
+def assert_shows(explorer: FeatureExplorer, on: Subject, **changed: Any) -> None:
+    """Assert that every panel, the header and Python are about an SAE."""
+    options = {"feature": 3, **OPTIONS, **changed}
+    assert_same(explorer.tree, grow_tree(on, **options))
+    assert explorer.tokens == rank_tokens(on, **explorer.tokens.request.to_dict())
+    described = on.sae.describe()
+    for result in (explorer.tree, explorer.tokens, explorer.lens):
+        assert result.provenance.sae == described
+    shown = browser(explorer).state["_subject"]
+    assert (shown["sae"], shown["layer"]) == (on.sae.sae_id, on.sae.layer)
+    assert (explorer.sae_id, explorer.layer) == (on.sae.sae_id, on.sae.layer)
+    assert f'"sae":"{on.sae.sae_id}"' in explorer.to_html()
+
+
+def ask(explorer: FeatureExplorer, sae_id: str) -> None:
+    """Choose an SAE in the browser's menu."""
+    (choice,) = (
+        choice
+        for choice in browser(explorer).state["_subject"]["saes"]
+        if choice["sae_id"] == sae_id
+    )
+    message = {"type": "select", "release": choice["release"], "sae_id": sae_id}
+    assert browser(explorer).ask(message)["ok"]
+
+
+FIRST = "blocks.0.hook_resid_post"
+WAYS: dict[str, Callable[[FeatureExplorer], object]] = {
+    "select(layer=)": lambda explorer: explorer.select(layer=0),
+    "select(sae_id=)": lambda explorer: explorer.select(sae_id=FIRST),
+    "layer =": lambda explorer: setattr(explorer, "layer", 0),
+    "sae_id =": lambda explorer: setattr(explorer, "sae_id", FIRST),
+    "the menu": lambda explorer: ask(explorer, FIRST),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_sae_that_is_held_is_shown_at_once(
+    look: Callable[..., FeatureExplorer], shelf: Shelf, way: str
+) -> None:
+    explorer = look().wait()
+    assert_shows(explorer, several())
+    told = len(browser(explorer).statuses)
+    WAYS[way](explorer)
+    assert explorer.layer == 0
+    assert_shows(explorer.wait(), several().select(layer=0))
+    assert "loading" not in [status["state"] for status in browser(explorer).statuses[told:]]
+    assert explorer.subject.model is several().model
+    assert shelf.asked == []
+
+
+def test_the_saes_to_choose_from_are_the_held_ones_and_those_of_the_release(
+    look: Callable[..., FeatureExplorer],
+) -> None:
+    saes = browser(look().wait()).state["_subject"]["saes"]
+    assert [(sae["layer"], sae["held"]) for sae in saes] == [
+        (0, True),
+        (6, True),
+        (10, False),
+        (12, False),
+        (17, False),
+    ]
+    assert {sae["release"] for sae in saes} == {RELEASE}
+    assert all(sae["sae_id"] and sae["label"] for sae in saes)
+
+
+@pytest.mark.parametrize("release", ["gemma-scope-2b-pt-res", "gemma-2b-res-jb", "not-there"])
+def test_the_saes_of_a_layer_are_told_apart(release: str) -> None:
+    sae_id = "layer_6/width_16k/average_l0_70"
+    alone = StudiedSAE(build_sae(48, layer=6), sae_id, release)
+    saes = choices(Subject(several().model, several().tokenizer, alone))
+    assert len(saes) > (100 if "scope" in release else 0)
+    assert [sae["sae_id"] for sae in saes if sae["held"]] == [sae_id]
+    named = [(sae["layer"], sae["label"]) for sae in saes]
+    assert len(set(named)) == len({(sae["release"], sae["sae_id"]) for sae in saes}) == len(saes)
+    layers = [layer for layer, _label in named if layer is not None]
+    assert layers == sorted(layers)
+
+
+def test_an_sae_of_elsewhere_has_only_its_own_to_choose_from() -> None:
+    explorer = FeatureExplorer.demo(layer=1, cutoff=1e-2).wait()
+    saes = browser(explorer).state["_subject"]["saes"]
+    assert [(sae["layer"], sae["held"]) for sae in saes] == [(1, True), (3, True)]
+    before = browser(explorer).state["_subject"]["featured"]
+    explorer.layer = 3
+    assert explorer.wait().subject.sae.layer == 3
+    assert browser(explorer).state["_subject"]["featured"] not in ([], before)
+    with pytest.raises(ExplorerError, match=r"no SAE at layer 7. It has: .*layer 1.*layer 3"):
+        explorer.layer = 7
+    assert explorer.wait().layer == 3
+    explorer.close()
+
+
+def test_an_sae_of_the_release_is_loaded_when_it_is_chosen(
+    look: Callable[..., FeatureExplorer], shelf: Shelf
+) -> None:
+    explorer = look().wait()
+    front_end = browser(explorer)
+    explorer.layer = 12
+    front_end.until(lambda: front_end.status["progress"] == 0.5)
+    assert front_end.status["state"] == explorer.status.state == "loading"
+    assert "0.2 of 0.4 GB" in front_end.status["text"]
+    # What was there before stays, with its figures, and can be saved.
+    assert front_end.status["nodes"] == len(explorer.tree)
+    assert_shows(explorer, several())
+    shelf.open.set()
+    on = explorer.wait().subject
+    assert on.sae.layer == 12
+    assert on.model is several().model
+    assert_shows(explorer, several().with_sae(of_release(12)))
+    # It is held from now on.
+    assert [sae["held"] for sae in front_end.state["_subject"]["saes"]].count(True) == 3
+    explorer.layer = 6
+    explorer.layer = 12
+    assert_shows(explorer.wait(), several().with_sae(of_release(12)))
+    assert shelf.asked == [12]
+
+
+def test_loading_another_sae_can_be_cancelled(
+    look: Callable[..., FeatureExplorer], shelf: Shelf
+) -> None:
+    explorer = look().wait()
+    front_end = browser(explorer)
+    explorer.layer = 12
+    front_end.until(lambda: front_end.status["progress"] == 0.5)
+    assert front_end.ask({"type": "cancel"})["ok"]
+    assert explorer.wait().status.state == "done"
+    assert_shows(explorer, several())
+    # What was cancelled has ended, though nothing was ever let go; the next one is loaded.
+    explorer.layer = 10
+    front_end.until(lambda: shelf.asked == [12, 10])
+    shelf.open.set()
+    assert explorer.wait().layer == 10
+
+
+def test_the_sae_that_was_chosen_last_is_shown(
+    look: Callable[..., FeatureExplorer], shelf: Shelf
+) -> None:
+    explorer = look().wait()
+    for layer in (12, 10, 12, 10):
+        explorer.layer = layer
+    shelf.open.set()
+    assert explorer.wait().layer == 10
+    assert_shows(explorer, several().with_sae(of_release(10)))
+    shelf.open.clear()
+    explorer.layer = 12
+    explorer.layer = 6  # a held one, after one that would have to be loaded
+    shelf.open.set()
+    assert explorer.wait().layer == 6
+    assert_shows(explorer, several())
+
+
+def test_an_sae_that_cannot_be_loaded_leaves_the_one_before_usable(
+    look: Callable[..., FeatureExplorer], shelf: Shelf
+) -> None:
+    explorer = look().wait()
+    front_end = browser(explorer)
+    shelf.open.set()
+    explorer.layer = 17  # which this model has not
+    with pytest.raises(ExplorerError, match="17"):
+        explorer.wait()
+    assert front_end.status["state"] == "error"
+    assert front_end.status["nodes"] == len(explorer.tree)
+    assert_shows(explorer, several())
+    explorer.feature = 5
+    assert explorer.wait().status.error is None
+    assert_shows(explorer, several(), feature=5)
+    explorer.layer = 17
+    with pytest.raises(ExplorerError, match="17"):
+        explorer.wait()
+    explorer.layer = 6  # the one that is shown
+    assert explorer.wait().status.state == "done"
+
+
+def test_an_sae_that_could_not_be_loaded_can_be_tried_again(
+    look: Callable[..., FeatureExplorer], shelf: Shelf
+) -> None:
+    explorer = look().wait()
+    shelf.open.set()
+    shelf.error = ExplorerError("The hub does not answer.")
+    explorer.layer = 12
+    with pytest.raises(ExplorerError, match="does not answer"):
+        explorer.wait()
+    shelf.error = None
+    assert browser(explorer).ask({"type": "run"})["ok"]
+    assert explorer.wait().layer == 12
+    assert_shows(explorer, several().with_sae(of_release(12)))
+
+
+def test_a_feature_that_the_next_sae_has_not_can_be_put_right(
+    look: Callable[..., FeatureExplorer], shelf: Shelf
+) -> None:
+    explorer = look(feature=20).wait()
+    front_end = browser(explorer)
+    shelf.features = 8
+    shelf.open.set()
+    explorer.layer = 12
+    with pytest.raises(ExplorerError, match=r"no feature 20: .* has 8 features"):
+        explorer.wait()
+    # Nothing of the SAE before stands under the name of this one.
+    assert front_end.state["_subject"]["layer"] == 12
+    assert (explorer.tree, explorer.tokens, explorer.lens) == (None, None, None)
+    assert front_end.state["_tree"] is front_end.state["_tokens"] is None
+    assert front_end.status["nodes"] == 0
+    explorer.to_html()
+    explorer.feature = 7
+    assert_shows(explorer.wait(), several().with_sae(of_release(12, 8)), feature=7)
+    explorer.layer = 6
+    explorer.feature = 20
+    explorer.layer = 12
+    with pytest.raises(ExplorerError, match="no feature 20"):
+        explorer.wait()
+    explorer.layer = 6
+    assert_shows(explorer.wait(), several(), feature=20)
+
+
+def test_a_page_written_during_a_switch_is_about_one_sae(
+    look: Callable[..., FeatureExplorer], slow: Gate
+) -> None:
+    explorer = look().wait()
+    slow.shut()
+    explorer.layer = 0
+    front_end = browser(explorer)
+    slow.let(1)
+    # The other panels need no forward: they are about the next SAE already.
+    front_end.until(lambda: explorer.tokens.provenance.sae["hook_name"] == FIRST)
+    page = explorer.to_html()
+    assert "blocks.6.hook_resid_post of" in page
+    assert "the tree before the last change" in page
+    assert FIRST not in page
+    assert "blocks.6" in explorer.snapshot()._repr_html_()
+    slow.open()
+    assert_shows(explorer.wait(), several().select(layer=0))
+    assert "blocks.6" not in explorer.to_html()
+
+
+def test_a_tree_grows_on_while_another_sae_is_loaded(
+    look: Callable[..., FeatureExplorer], shelf: Shelf, slow: Gate
+) -> None:
+    slow.shut()
+    explorer = look(cutoff=1e-6)
+    front_end = browser(explorer)
+    slow.let(4)
+    front_end.until(lambda: front_end.appends and slow.waiting)
+    explorer.layer = 12
+    front_end.until(lambda: front_end.status["progress"] == 0.5)
+    seen = front_end.status["nodes"]
+    slow.let(4)
+    front_end.until(lambda: front_end.status["nodes"] > seen)
+    assert front_end.status["state"] == "loading"
+    explorer.cancel()  # the loading; the tree goes on
+    assert explorer.status.state == "growing"
+    explorer.layer = 12
+    shelf.open.set()
+    slow.open()
+    assert_shows(explorer.wait(), several().with_sae(of_release(12)), cutoff=1e-6)
+
+
+def test_an_sae_that_is_not_clear_is_refused_and_nothing_changes(
+    look: Callable[..., FeatureExplorer],
+) -> None:
+    explorer = look().wait()
+    for wrong in ({}, {"layer": 5}, {"layer": "6"}, {"sae_id": "blocks.5"}, {"release": "none"}):
+        with pytest.raises(ExplorerError):
+            explorer.select(**wrong)
+    reply = browser(explorer).ask({"type": "select", "release": "none", "sae_id": "x"})
+    assert not reply["ok"]
+    assert explorer.status.state == "done"
+    assert_shows(explorer, several())
+
+
+def test_an_sae_cannot_be_chosen_before_there_is_a_model() -> None:
+    go = threading.Event()
+
+    def load(_tell: Any) -> Subject:
+        go.wait(30)
+        return several()
+
+    explorer = FeatureExplorer.__new__(FeatureExplorer)
+    explorer._begin(load, {"feature": 3, **OPTIONS})
+    assert (explorer.layer, explorer.sae_id) == (None, None)
+    with pytest.raises(ExplorerError, match="no model yet"):
+        explorer.layer = 6
+    go.set()
+    assert explorer.wait().layer == 6
+    explorer.close()
+
+
+def test_a_closed_explorer_ends_its_loading(
+    look: Callable[..., FeatureExplorer], shelf: Shelf
+) -> None:
+    explorer = look().wait()
+    explorer.layer = 12
+    front_end = browser(explorer)
+    front_end.until(lambda: shelf.asked == [12])
+    explorer.close()
+    front_end.until(lambda: explorer._session._loader is None)
+    assert explorer.subject is None
+
+
+def test_what_is_loaded_is_what_was_asked_for(tmp_path: Path) -> None:
+    gemma_stand_in(tmp_path / "hub")
+    with serving(tmp_path / "hub", tmp_path / "cache"):
+        explorer = FeatureExplorer(
+            3,
+            layers=[12, 6],
+            device="cpu",
+            dtype="float32",
+            revision="main",
+            model_kwargs={"attn_implementation": "eager"},
+            **OPTIONS,
+        )
+        on = explorer.wait().subject
+        told = [status for status in browser(explorer).statuses if status["state"] == "loading"]
+    assert [sae.layer for sae in on.saes] == [12, 6]
+    assert explorer.layer == 12
+    assert on.model.config._attn_implementation == "eager"
+    assert any("downloading" in status["text"] for status in told)
+    assert any(status["progress"] is not None for status in told)
+    explorer.layer = 6
+    assert explorer.wait().layer == 6
+    explorer.close()
+
+
 # --- Tokens --------------------------------------------------------------------------------------
 
 
@@ -1075,7 +1482,7 @@ plain = st.recursive(
     ),
     max_leaves=6,
 )
-types = st.sampled_from(["set", "since", "export", "resume", "nonsense", "", None, 7, []])
+types = st.sampled_from(["set", "select", "since", "export", "resume", "nonsense", "", None, 7, []])
 names = st.sampled_from([*session.OPTIONS, "self", "_status", "bogus"]) | st.text(max_size=8)
 messages = plain | st.fixed_dictionaries(
     {"type": types},
@@ -1085,6 +1492,8 @@ messages = plain | st.fixed_dictionaries(
         "first": plain,
         "file": plain,
         "panel": plain,
+        "release": plain,
+        "sae_id": plain,
     },
 )
 
@@ -1247,7 +1656,7 @@ def test_resume_after_an_error_forgets_it(
 ) -> None:
     explorer = explore(feature=3, cutoff=1e-3).wait()
     with monkeypatch.context() as patched:
-        patched.setattr(trees.TreeGrower, "_step", lambda _self: 1 / 0)
+        patched.setattr(trees.TreeGrower, "_step", lambda *_given: 1 / 0)
         explorer.scale = 2.5
         with pytest.raises(ExplorerError, match="ZeroDivisionError"):
             explorer.wait()

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from sae_explorer.analyses.trees import TreeProgress, grow_tree, grow_trees
     from sae_explorer.errors import ExplorerError, PartialResultWarning
     from sae_explorer.loading.registry import registry
+    from sae_explorer.model.interventions import Clamp
     from sae_explorer.subject import Subject
     from sae_explorer.widget.explorer import FeatureExplorer
 
 _HOMES = {
+    "Clamp": "model.interventions",
     "Definition": "analyses.definition_tree",
     "DefinitionTree": "analyses.definition_tree",
     "ExplorerError": "errors",
@@ -36,6 +38,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Clamp",
     "Definition",
     "DefinitionTree",
     "ExplorerError",

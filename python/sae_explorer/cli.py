@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_explorer.analyses import ANALYSES
 from sae_explorer.errors import ExplorerError, PartialResultWarning
+from sae_explorer.loading.registry import DEFAULT_RELEASE
 from sae_explorer.request import Request, from_text, schema
 from sae_explorer.results import FORMATS
 
@@ -199,7 +200,8 @@ def _subject_parser(name: str, summary: str) -> argparse.ArgumentParser:
     subject = parser.add_argument_group("the model and the SAE")
     subject.add_argument("--demo", action="store_true", help="the bundled dictionary model")
     subject.add_argument(
-        "--release", help="release of SAELens' registry (default: gemma-2b-res-jb, on Gemma-2B)"
+        "--release",
+        help=f"release of SAELens' registry (default: {DEFAULT_RELEASE}, on Gemma-2B)",
     )
     subject.add_argument("--layer", type=int, help="layer of the SAE")
     subject.add_argument("--sae-id", help="id of the SAE in its release")
@@ -440,7 +442,7 @@ def _subject(given: argparse.Namespace) -> Subject:
     names = ("layer", "sae_id", "model", *where, "revision", *_SWITCHES)
     with _line("loading the model and the SAE") as show:
         return hub.load(
-            given.release or "gemma-2b-res-jb",
+            given.release or DEFAULT_RELEASE,
             tell=lambda text, _progress: show(text),
             **{name: getattr(given, name) for name in names},
         )

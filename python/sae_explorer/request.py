@@ -124,7 +124,12 @@ class Request:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values, in the order of their declaration."""
         values = {name: getattr(self, name) for name in options(type(self))}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return {
+            k: [item.to_dict() if _is_structured(type(item)) else item for item in v]
+            if isinstance(v, tuple)
+            else v
+            for k, v in values.items()
+        }
 
 
 def options(request: type[Request]) -> dict[str, Option]:
@@ -170,6 +175,9 @@ def from_text(request: type[Request], name: str, text: str) -> Any:
 def schema(request: type[Request]) -> list[dict[str, Any]]:
     """Return what a control panel or a command line needs to know of every option.
 
+    Options whose values have fields of their own, such as interventions, are left out: a single
+    control or flag cannot say them.
+
     Returns
     -------
     list of dict
@@ -183,7 +191,10 @@ def schema(request: type[Request]) -> list[dict[str, Any]]:
     for name, entry in options(request).items():
         accepted = _members(kinds[name])
         base = next(kind for kind in accepted if kind is not types.NoneType)
-        kind = "floats" if typing.get_origin(base) is tuple else base.__name__
+        several = typing.get_origin(base) is tuple
+        if several and _is_structured(typing.get_args(base)[0]):
+            continue
+        kind = "floats" if several else base.__name__
         default = defaults[name]
         entries.append(
             {
@@ -266,6 +277,11 @@ def _members(kind: Any) -> tuple[Any, ...]:
     return (kind,)
 
 
+def _is_structured(kind: Any) -> bool:
+    """Tell values that have fields of their own from numbers and words."""
+    return dataclasses.is_dataclass(kind)
+
+
 def _coerce(name: str, value: Any, kind: Any) -> Any:
     """Return ``value`` as one of the types in ``kind``, numpy scalars and arrays included."""
     accepted = _members(kind)
@@ -293,6 +309,8 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
             return float(value) if abs(value) < 2**1023 else math.inf
         if isinstance(candidate, type) and isinstance(value, candidate):
             return value
+        if _is_structured(candidate) and isinstance(value, Mapping):
+            return candidate.from_dict(value)
     wanted = " or ".join(_kind_name(c) for c in accepted)
     raise ExplorerError(f"{name} is {reprlib.repr(value)}; it must be {wanted}.")
 
@@ -301,4 +319,9 @@ def _kind_name(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
     if kind is types.NoneType:
         return "None"
+    if _is_structured(kind):
+        return f"a {kind.__name__}"
+    element: Any = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else None
+    if _is_structured(element):
+        return f"a list of {element.__name__}"
     return names.get(kind, "a list of numbers")

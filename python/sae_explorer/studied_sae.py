@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -187,11 +187,13 @@ class StudiedSAE:
                     f"{self.sae_id} {does} vectors of {len(own)} numbers, but {where} of "
                     f"{type(model).__name__} has {width}. Use the model that the SAE was trained on."
                 )
-        for label, matrix in (("encoder", self._encoder_weights), ("decoder", self.sae.W_dec)):
+        for label, weights in self.sae.named_parameters():
             # Sums find a NaN or an infinity anywhere; in float32, since not every device has more.
-            if not np.isfinite(float(matrix.detach().float().sum(dim=0).abs().max())):
+            total = weights.detach().sum(dim=0, dtype=torch.float32).abs().max().item()
+            # The threshold of a feature that is never to fire may be infinite.
+            if math.isnan(total) or (weights.ndim > 1 and math.isinf(total)):
                 raise ExplorerError(
-                    f"The {label} weights of {self.sae_id} hold NaN or infinite numbers. Load the "
+                    f"The weights {label} of {self.sae_id} hold NaN or infinite numbers. Load the "
                     "SAE again, or train it with a smaller learning rate."
                 )
 
@@ -247,9 +249,11 @@ def fingerprint(*tensors: Tensor) -> str:
     """
     digest = hashlib.sha256()
     for tensor in tensors:
-        flat = tensor.detach().reshape(-1)
-        step = max(1, flat.numel() // 4096)
-        sample = flat[::step].float().cpu().contiguous().numpy()
+        step = max(1, tensor.numel() // 4096)
+        at = torch.arange(0, tensor.numel(), step, device=tensor.device)
+        # By index: to flatten a transposed matrix is to copy it.
+        picked = tensor.detach()[torch.unravel_index(at, tensor.shape)]
+        sample = picked.float().cpu().contiguous().numpy()
         digest.update(str(tuple(tensor.shape)).encode())
         digest.update(sample.tobytes())
     return digest.hexdigest()[:16]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sae_explorer.errors import ExplorerError, did_you_mean
+from sae_explorer.loading.registry import DEFAULT_RELEASE
 from sae_explorer.model.decoding import quiet_forward
 from sae_explorer.model.geometry import EmbeddingGeometry
 from sae_explorer.results import Provenance, package_versions
@@ -98,6 +99,11 @@ class Subject:
                 f"The tokenizer is a {type(tokenizer).__name__}; a Hugging Face tokenizer is "
                 "needed, such as AutoTokenizer.from_pretrained(...) returns."
             )
+        if model.get_input_embeddings().weight.is_meta:
+            raise ExplorerError(
+                "The model's token embeddings are not in memory: it was loaded without weights, or "
+                "did not fit. Load it in a smaller dtype, or on device='cpu'."
+            )
         self.model = model
         self.tokenizer = tokenizer
         self.saes = as_studied(sae)
@@ -154,7 +160,7 @@ class Subject:
     @classmethod
     def from_pretrained(
         cls,
-        release: str = "gemma-2b-res-jb",
+        release: str = DEFAULT_RELEASE,
         *,
         layer: int | None = None,
         layers: Sequence[int] | None = None,
@@ -253,13 +259,17 @@ class Subject:
     def with_sae(self, studied: StudiedSAE) -> Self:
         """Return the same subject with one more SAE, which is selected.
 
+        One of the same release and id takes the place of the one that is there.
+
         Raises
         ------
         ExplorerError
             If it does not fit the model.
         """
         studied.check_fit(self.model, self._name_to_check)
-        return self._but(saes=(*self.saes, studied), _selected=len(self.saes))
+        name = (studied.release, studied.sae_id)
+        others = tuple(sae for sae in self.saes if (sae.release, sae.sae_id) != name)
+        return self._but(saes=(*others, studied), _selected=len(others))
 
     def _but(self, **changes: Any) -> Self:
         """Return a subject that shares everything with this one but for what is changed."""
@@ -565,5 +575,6 @@ class Subject:
 
 
 def _sample_of_weights(model: PreTrainedModel) -> list[Tensor]:
-    parameters = list(model.parameters())
+    # What is offloaded to disk is not here as numbers.
+    parameters = [weight for weight in model.parameters() if not weight.is_meta]
     return [parameters[0], parameters[len(parameters) // 2], parameters[-1]]

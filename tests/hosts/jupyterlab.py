@@ -1,4 +1,7 @@
-"""Starts JupyterLab for a test, and drives a notebook in it."""
+"""Starts JupyterLab for a test, and drives a notebook in it.
+
+``SAE_EXPLORER_SCREENSHOTS`` names a folder for pictures of what the tests see.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,26 @@ import time
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+import nbformat
+from playwright.sync_api import expect
 
-    from playwright.sync_api import Locator, Page
+from hosts.browser import visit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from playwright.sync_api import Browser, Locator, Page
 
 #: Under these JupyterLab asks nobody, and saves when it is told to.
 _SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "docmanager-extension/plugin": {"autosave": False},
 }
+#: What goes on in JupyterLab itself, whatever is shown in it.
+_OF_THE_HOST = ("favicon", "Failed to load resource: the server responded with a status of 404")
 
 
 @dataclass
@@ -61,8 +71,16 @@ class Lab:
 
 
 @contextmanager
-def running(home: Path) -> Iterator[Lab]:
-    """Run JupyterLab with a home of its own."""
+def running(home: Path, variables: Mapping[str, str] | None = None) -> Iterator[Lab]:
+    """Run JupyterLab with a home of its own.
+
+    Parameters
+    ----------
+    home
+        An empty folder.
+    variables
+        More of the environment; without any the Hugging Face hub is not asked.
+    """
     root = home / "notebooks"
     root.mkdir(parents=True)
     settings = home / "settings"
@@ -83,7 +101,7 @@ def running(home: Path) -> Iterator[Lab]:
         "JUPYTERLAB_SETTINGS_DIR": str(settings),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
         "IPYTHONDIR": str(home / "ipython"),
-        "HF_HUB_OFFLINE": "1",
+        **({"HF_HUB_OFFLINE": "1"} if variables is None else variables),
     }
     command = [
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
@@ -217,3 +235,38 @@ def copied(lab: Lab, notebook: Path, name: str) -> str:
     """Put a notebook where JupyterLab finds it; return its name there."""
     shutil.copy(notebook, lab.root / name)
     return name
+
+
+def written(lab: Lab, sources: Sequence[str], name: str) -> str:
+    """Write a notebook with these cells where JupyterLab finds it; return its name there."""
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), lab.root / name)
+    return name
+
+
+def opened(lab: Lab, browser: Browser, name: str) -> Iterator[NotebookPage]:
+    """Give a notebook in the browser; in the end nothing went wrong and nobody was asked."""
+    with visit(browser, "about:blank", offline=False, width=1500, height=1100) as seen:
+        notebook = NotebookPage(lab, seen.page, name)
+        notebook.open()
+        yield notebook
+        lab.shut_kernels_down()
+    strangers = [address for address in seen.requests if f"//{lab.host}/" not in address]
+    assert strangers == []
+    own = [text for text in seen.problems if not any(word in text for word in _OF_THE_HOST)]
+    assert own == []
+
+
+def photograph(notebook: NotebookPage, name: str) -> None:
+    """Take a picture, where pictures are wanted."""
+    folder = os.environ.get("SAE_EXPLORER_SCREENSHOTS")
+    if folder:
+        notebook.widget.scroll_into_view_if_needed()
+        notebook.page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def state(notebook: NotebookPage, word: str) -> None:
+    """Wait until the header says that it is loading, growing, done, partial or an error."""
+    chip = notebook.status.locator(".sae-chip")
+    expect(chip).to_have_attribute("data-state", word, timeout=60_000)

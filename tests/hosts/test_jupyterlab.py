@@ -1,20 +1,23 @@
-"""The widget in JupyterLab, in a real browser.
-
-``SAE_EXPLORER_SCREENSHOTS`` names a folder for pictures of what the tests see.
-"""
+"""The widget in JupyterLab, in a real browser."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import nbformat
 import pytest
 from playwright.sync_api import expect
 
-from hosts.browser import visit
-from hosts.jupyterlab import Lab, NotebookPage, copied, running
+from hosts.jupyterlab import (
+    Lab,
+    NotebookPage,
+    copied,
+    opened,
+    photograph,
+    running,
+    state,
+    written,
+)
 from sae_explorer import DefinitionTree
 
 if TYPE_CHECKING:
@@ -32,8 +35,6 @@ from sae_explorer import FeatureExplorer
 
 explorer = FeatureExplorer.demo(cutoff=1e-10, max_nodes=None, max_depth=60)
 explorer"""
-#: What goes on in JupyterLab itself, whatever is shown in it.
-_OF_THE_HOST = ("favicon", "Failed to load resource: the server responded with a status of 404")
 
 
 @pytest.fixture(scope="module")
@@ -52,36 +53,8 @@ def notebook(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iter
 @pytest.fixture
 def endless(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iterator[NotebookPage]:
     """Return a notebook whose first cell grows a tree without an end, and whose second is empty."""
-    name = f"{request.node.name}.ipynb"
-    cells = [nbformat.v4.new_code_cell(ENDLESS), nbformat.v4.new_code_cell("")]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), lab.root / name)
+    name = written(lab, [ENDLESS, ""], f"{request.node.name}.ipynb")
     yield from opened(lab, browser, name)
-
-
-def opened(lab: Lab, browser: Browser, name: str) -> Iterator[NotebookPage]:
-    with visit(browser, "about:blank", offline=False, width=1500, height=1100) as seen:
-        notebook = NotebookPage(lab, seen.page, name)
-        notebook.open()
-        yield notebook
-        lab.shut_kernels_down()
-    strangers = [address for address in seen.requests if f"//{lab.host}/" not in address]
-    assert strangers == []
-    own = [text for text in seen.problems if not any(word in text for word in _OF_THE_HOST)]
-    assert own == []
-
-
-def photograph(notebook: NotebookPage, name: str) -> None:
-    folder = os.environ.get("SAE_EXPLORER_SCREENSHOTS")
-    if folder:
-        notebook.widget.scroll_into_view_if_needed()
-        notebook.page.screenshot(path=Path(folder) / f"{name}.png")
-
-
-def state(notebook: NotebookPage, word: str) -> None:
-    """Wait until the header says that it is loading, growing, done, partial or an error."""
-    chip = notebook.status.locator(".sae-chip")
-    expect(chip).to_have_attribute("data-state", word, timeout=60_000)
 
 
 def test_the_quickstart_grows_a_tree_and_follows_its_cells(notebook: NotebookPage) -> None:

@@ -35,6 +35,15 @@ export const SUBJECT = {
     { feature: 7, label: "a young dog" },
     { feature: 12, label: "vehicles" },
   ],
+  saes: [
+    {
+      release: "gemma-2b-res-jb",
+      sae_id: "blocks.6.hook_resid_post",
+      layer: 6,
+      label: "width 16k",
+      held: true,
+    },
+  ],
   effective: { scale: 3.8, ghost_token: "OSS" },
 };
 

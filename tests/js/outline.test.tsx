@@ -259,6 +259,6 @@ test.each([
   ["error", "no tree yet"],
 ])("without a tree, %s, the panel says so", async (state, words) => {
   own.close();
-  own = await panel({ _status: { state } });
+  own = await panel({ _status: { state, text: state, progress: null } });
   expect(own.root.textContent).toContain(words);
 });

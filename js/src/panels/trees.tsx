@@ -2,6 +2,7 @@
 import { useRef } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
 import type { TreeData } from "../state/tree.ts";
+import { visible } from "../text.ts";
 import { Diagram, type DiagramTools } from "../ui/diagram.tsx";
 import { count, plain } from "../ui/format.ts";
 import { HoverCard, NodeFacts } from "../ui/hover_card.tsx";
@@ -14,16 +15,33 @@ const ZOOM_STEP = 1.3;
 
 export function TreePanel() {
   const { tree, status } = useExplorer().synced;
-  if (tree.value) return <Tree tree={tree.value} />;
-  const { state } = status.value;
+  const { state, nodes } = status.value;
+  // Rows of a tree that came to nothing, and of an SAE that is not looked at any more, are none.
+  if (tree.value && !(state === "error" && nodes === 0)) return <Tree tree={tree.value} />;
+  if (state === "loading") return <Loading />;
   return (
     <p class="sae-nothing">
-      {state === "loading"
-        ? "The tree grows here once the model is loaded."
-        : state === "growing"
-          ? "The first tokens are on their way."
-          : "There is no tree yet."}
+      {state === "growing" ? "The first tokens are on their way." : "There is no tree yet."}
     </p>
+  );
+}
+
+/** What is being loaded, and how far it is: the header says the same, in small. */
+function Loading() {
+  const { text, progress } = useExplorer().synced.status.value;
+  const known = progress !== null;
+  return (
+    <div class="sae-nothing">
+      {visible(text)}
+      <div
+        class="sae-progress sae-meter"
+        data-known={known || undefined}
+        style={{ "--sae-at": known ? progress : 0 }}
+      >
+        <span />
+      </div>
+      The tree grows here once the model is loaded.
+    </div>
   );
 }
 

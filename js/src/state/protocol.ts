@@ -34,6 +34,17 @@ export interface Control {
   choices: string[];
 }
 
+/** An SAE that can be chosen. */
+export interface Choice {
+  release: string;
+  sae_id: string;
+  layer: number | null;
+  /** What tells it from others of its layer. */
+  label: string;
+  /** Whether it is there already; another is loaded when it is chosen. */
+  held: boolean;
+}
+
 /** The model and the SAE; null while they are being loaded. */
 export interface SubjectInfo {
   model: string;
@@ -52,6 +63,8 @@ export interface SubjectInfo {
   neuronpedia: string | null;
   /** Features to look at first. */
   featured: { feature: number; label: string }[];
+  /** The SAEs to choose from, this one among them, by layer. */
+  saes: Choice[];
   /** What an option of None means for this subject, such as the default scale. */
   effective: Values;
 }
@@ -156,6 +169,7 @@ export type Ask =
   /** `run` is that of the tree which is known: of a growing one with another run all rows are sent. */
   | { type: "hello"; run: number | null }
   | { type: "set"; values: Values }
+  | { type: "select"; release: string; sae_id: string }
   | { type: "reset" }
   | { type: "run" }
   | { type: "resume" }

@@ -246,6 +246,8 @@ interface EntryProps {
   placeholder?: string;
   tag?: string;
   help?: string;
+  /** What is wrong with the text that stands there; empty: nothing. */
+  complaint?: string;
   disabled: boolean;
   /** Takes what was written, or says why not. */
   onCommit(text: string): string | null;
@@ -258,6 +260,7 @@ export function Entry(props: EntryProps) {
   const draft = useSignal<string | null>(null);
   const complaint = useSignal<string | null>(null);
   const refuse = useRefuse();
+  const wrong = complaint.value ?? (draft.value === null ? props.complaint : "");
   function commit() {
     if (draft.value !== null && draft.value !== text) {
       complaint.value = onCommit(draft.value);
@@ -280,8 +283,8 @@ export function Entry(props: EntryProps) {
         autocomplete="off"
         aria-label={label}
         aria-describedby={help}
-        aria-invalid={complaint.value ? true : undefined}
-        title={complaint.value ?? undefined}
+        aria-invalid={wrong ? true : undefined}
+        title={wrong || undefined}
         placeholder={props.placeholder}
         value={draft.value ?? text}
         disabled={disabled}

@@ -9,6 +9,7 @@ import { About, ExportMenu } from "./export_menu.tsx";
 import { count, numberIn, percent, plain } from "./format.ts";
 import { Icon, type IconName } from "./icon.tsx";
 import { useAsk, useOption } from "./option.ts";
+import { SAEMenu } from "./sae_menu.tsx";
 
 export interface Walk {
   /** The feature shown; null where the ghost is none. */
@@ -45,6 +46,7 @@ export function Header({ walk, onEmbed }: { walk: Walk; onEmbed(): void }) {
       <div class="sae-bar">
         <Feature walk={walk} />
         <Featured walk={walk} subject={subject} />
+        <SAEMenu />
         <Subject subject={subject} />
         <span class="sae-spring" />
         <Neuronpedia walk={walk} subject={subject} onEmbed={onEmbed} />
@@ -61,6 +63,8 @@ function Feature({ walk }: { walk: Walk }) {
   const { values, tree, result } = useExplorer().synced;
   const still = width === 0;
   const at = feature ?? -1;
+  // Of an SAE that was chosen since, which may have fewer.
+  const beyond = !still && at >= width;
   const label = tree.value?.label ?? result("tokens").value?.label;
   return (
     <fieldset class="sae-feature" aria-label="Feature">
@@ -84,12 +88,13 @@ function Feature({ walk }: { walk: Walk }) {
         label="Feature to show"
         text={feature === null ? "" : String(feature)}
         placeholder="number"
+        complaint={beyond ? missing(at, width) : ""}
         disabled={still}
         onStep={(direction) => go(at + direction)}
         onCommit={(text) => {
           const wanted = numberIn(text);
           if (!Number.isInteger(wanted) || wanted < 0 || wanted >= width) {
-            return `There is no feature ${text}: they are numbered 0 to ${count(width - 1)}.`;
+            return missing(text, width);
           }
           go(wanted);
           return null;
@@ -120,12 +125,16 @@ function Feature({ walk }: { walk: Walk }) {
   );
 }
 
+function missing(feature: number | string, width: number): string {
+  return `There is no feature ${feature}: they are numbered 0 to ${count(width - 1)}.`;
+}
+
 function Featured({ walk, subject }: { walk: Walk; subject: SubjectInfo | null }) {
   if (!subject?.featured.length) return null;
   const known = subject.featured.some(({ feature }) => feature === walk.feature);
   return (
     <select
-      class="sae-select sae-featured"
+      class="sae-select"
       aria-label="Featured features"
       value={known ? String(walk.feature) : ""}
       disabled={walk.width === 0}
@@ -273,14 +282,16 @@ function Figures({ status }: { status: Status }) {
   );
 }
 
-/** What is going on in a line; what went wrong, over what is below if it is long. */
+/** What is going on in a line; what went wrong, over the tree if it is long. */
 function Notice() {
   const { synced } = useExplorer();
   const refusal = synced.refusal.value;
   const { error, state, text } = synced.status.value;
   const wrong = refusal ?? error;
+  // Where there is nothing below, it may take the room that it needs.
+  const whole = wrong !== null && !synced.tree.value;
   return (
-    <div class="sae-notice">
+    <div class="sae-notice" data-whole={whole || undefined}>
       {!wrong && text !== state && <span title={visible(text)}>{visible(text)}</span>}
       {/* There before it speaks, or nobody would hear it. */}
       <div

@@ -291,6 +291,7 @@ class DefinitionTree(Result):
             Product of the probabilities along the answer's tokens; 0 if it holds the ghost's own.
         """
         from sae_explorer.model.decoding import path_probabilities
+        from sae_explorer.model.interventions import applied
 
         live = self._live(subject)
         if isinstance(answer, str):
@@ -299,7 +300,7 @@ class DefinitionTree(Result):
             path = [int(i) for i in answer]
         if not path:
             return 1.0
-        with live.run():
+        with applied(live, self.request.interventions):
             found = path_probabilities(live.model, self._prompt(), path)
         return float(np.prod(found))
 
@@ -319,6 +320,7 @@ class DefinitionTree(Result):
             As in :meth:`probability_of`.
         """
         from sae_explorer.model.decoding import open_decoder
+        from sae_explorer.model.interventions import applied
 
         live = self._live(subject)
         closing = (self.closing or "\n") if stop is None else stop
@@ -328,17 +330,18 @@ class DefinitionTree(Result):
         probability, text, complete = 1.0, "", False
         with live.run():
             decoder = open_decoder(live.model, 1, max_tokens, self._prompt())
-            prefix, found = decoder.start([self._prompt()])
-            while True:
-                token = int(found.token_ids[0, 0])
-                probability *= float(found.probabilities[0, 0])
-                path.append(token)
-                text = live.continuation_text(self.prompt_ids, path).lstrip()
-                ended = token in self.end_ids
-                complete = ended or closing in text
-                if complete or len(path) == max_tokens:
-                    break
-                prefix, found = decoder.extend(prefix, found.token_ids[:, 0])
+            with applied(live, self.request.interventions):
+                prefix, found = decoder.start([self._prompt()])
+                while True:
+                    token = int(found.token_ids[0, 0])
+                    probability *= float(found.probabilities[0, 0])
+                    path.append(token)
+                    text = live.continuation_text(self.prompt_ids, path).lstrip()
+                    ended = token in self.end_ids
+                    complete = ended or closing in text
+                    if complete or len(path) == max_tokens:
+                        break
+                    prefix, found = decoder.extend(prefix, found.token_ids[:, 0])
         if closing in text:
             text = text[: text.index(closing)]
         elif complete:

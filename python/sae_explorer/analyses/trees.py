@@ -29,6 +29,8 @@ from sae_explorer.model.decoding import (
     open_decoder,
 )
 from sae_explorer.model.ghost import DirectionRequest, Vector, ghost_vector
+from sae_explorer.model.interventions import Clamp, applied
+from sae_explorer.model.interventions import check as check_interventions
 from sae_explorer.request import option, takes
 
 if TYPE_CHECKING:
@@ -94,6 +96,16 @@ class TreeRequest(DirectionRequest):
         slider=(100, 50_000),
         log=True,
     )
+    interventions: tuple[Clamp, ...] = option(
+        (),
+        "Features of the SAE held at a value while the tree grows, such as [Clamp(17, 8.0)]; 0 "
+        "ablates.",
+    )
+
+    @property
+    def uses_sae(self) -> bool:
+        """Whether the answer hangs on the subject's SAE."""
+        return self.feature is not None or bool(self.interventions)
 
 
 @dataclass(frozen=True)
@@ -243,7 +255,7 @@ def run_many(
 ) -> list[DefinitionTree]:
     """Answer several requests, which may differ in the vector and the prompt, together.
 
-    ``top_k`` and ``max_depth`` must be the same in all of them.
+    ``top_k``, ``max_depth`` and ``interventions`` must be the same in all of them.
     """
     if not requests:
         return []
@@ -287,7 +299,7 @@ class TreeGrower:
     subject
         The model and the SAE.
     requests
-        Requests with the same ``top_k`` and ``max_depth``.
+        Requests with the same ``top_k``, ``max_depth`` and ``interventions``.
     keep
         Whether finished trees keep their place in the model's memory, so that :meth:`lower` can
         go on from them.
@@ -296,9 +308,11 @@ class TreeGrower:
     def __init__(
         self, subject: Subject, requests: Sequence[TreeRequest], *, keep: bool = False
     ) -> None:
-        first = requests[0]
-        if any((r.top_k, r.max_depth) != (first.top_k, first.max_depth) for r in requests):
-            raise ExplorerError("Trees grown together need the same top_k and max_depth.")
+        shared = {(r.top_k, r.max_depth, r.interventions) for r in requests}
+        if len(shared) > 1:
+            raise ExplorerError(
+                "Trees grown together need the same top_k, max_depth and interventions."
+            )
         self._subject = subject
         self._keep = keep
         self._trees = [_Growth.planned(subject, request) for request in requests]
@@ -314,7 +328,9 @@ class TreeGrower:
             if cancel is not None and cancel.is_set():
                 return
             with self._subject.run():
-                self._step()
+                decoder = self._opened()  # tried out on the model as it is
+                with applied(self._subject, self._trees[0].request.interventions):
+                    self._step(decoder)
             yield
 
     def lower(self, cutoff: float) -> None:
@@ -350,15 +366,24 @@ class TreeGrower:
     def _results(self, trees: Sequence[_Growth]) -> list[DefinitionTree]:
         provenance = {
             with_sae: self._subject.provenance(with_sae=with_sae)
-            for with_sae in {tree.request.feature is not None for tree in trees}
+            for with_sae in {tree.request.uses_sae for tree in trees}
         }
-        return [tree.result(provenance[tree.request.feature is not None]) for tree in trees]
+        return [tree.result(provenance[tree.request.uses_sae]) for tree in trees]
 
-    def _step(self) -> None:
+    def _opened(self) -> Decoder:
+        """Return the decoder that all trees share, opened with the first."""
+        if self._decoder is None:
+            first = self._trees[0]
+            self._decoder = open_decoder(
+                self._subject.model, first.request.top_k, first.request.max_depth, first.prompt
+            )
+        return self._decoder
+
+    def _step(self, decoder: Decoder) -> None:
         """Run the prompts of trees that wait, or the next chunk of open nodes."""
         open_nodes = sum(tree.open for tree in self._active)
         if self._waiting and open_nodes < self._chunk:
-            self._open_some()
+            self._open_some(decoder)
             return
         chunk: list[tuple[_Growth, IntArray]] = []
         room = self._chunk
@@ -368,17 +393,16 @@ class TreeGrower:
                 room -= len(chunk[-1][1])
         parents = np.concatenate([tree.prefix[tree.parent[nodes]] for tree, nodes in chunk])
         tokens = np.concatenate([tree.token_id[nodes] for tree, nodes in chunk])
-        assert self._decoder is not None  # opened with the first tree
-        prefixes, found = self._decoder.extend(parents, tokens)
+        prefixes, found = decoder.extend(parents, tokens)
         begin = 0
         for tree, nodes in chunk:
             part = slice(begin, begin + len(nodes))
             begin = part.stop
             children = NextTokens(found.token_ids[part], found.probabilities[part])
             tree.grow(nodes, prefixes[part], children)
-        self._close_finished()
+        self._close_finished(decoder)
 
-    def _open_some(self) -> None:
+    def _open_some(self, decoder: Decoder) -> None:
         """Run the prompts of the next trees, as many of one length as go together."""
         length = len(self._waiting[0].prompt.ids)
         batch: list[_Growth] = []
@@ -386,24 +410,18 @@ class TreeGrower:
             if len(self._waiting[0].prompt.ids) != length:
                 break
             batch.append(self._waiting.popleft())
-        if self._decoder is None:
-            request = batch[0].request
-            self._decoder = open_decoder(
-                self._subject.model, request.top_k, request.max_depth, batch[0].prompt
-            )
-        starts, found = self._decoder.start([tree.prompt for tree in batch])
+        starts, found = decoder.start([tree.prompt for tree in batch])
         for row, tree in enumerate(batch):
             one = slice(row, row + 1)
             children = NextTokens(found.token_ids[one], found.probabilities[one])
             tree.grow(np.zeros(1, np.int32), starts[one], children)
         self._active += batch
-        self._close_finished()
+        self._close_finished(decoder)
 
-    def _close_finished(self) -> None:
+    def _close_finished(self, decoder: Decoder) -> None:
         for tree in self._active:
             if tree.finished and not self._keep:
-                assert self._decoder is not None
-                self._decoder.release(int(tree.prefix[0]))
+                decoder.release(int(tree.prefix[0]))
         self._active = [tree for tree in self._active if not tree.finished]
 
 
@@ -440,6 +458,7 @@ class _Growth:
                 f"top_k is {request.top_k:,}; the vocabulary has only "
                 f"{subject.vocabulary_size:,} entries."
             )
+        check_interventions(subject, request.interventions)
         vector = ghost_vector(subject, request)
         ghost_token = request.ghost_token or subject.default_ghost_token
         ids = subject.encode_prompt(request.prompt, ghost_token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,14 +133,15 @@ def language_model(
     tell(f"reading {Path(name).name if is_folder else name}", None)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **for_all(options))
-        target = _spread_if_large(name, device, revision)
+        files = _snapshot(name, options)
+        target = _spread_if_large(files, device, wanted)
         model, found = AutoModelForCausalLM.from_pretrained(
             name,
             output_loading_info=True,
+            use_safetensors=_use_safetensors(name, files, allow_pickle),
             **{
                 "dtype": wanted or "auto",
                 "device_map": target if isinstance(target, str) else {"": target},
-                "use_safetensors": _use_safetensors(name, revision, allow_pickle),
                 **options,
             },
         )
@@ -158,25 +160,33 @@ def language_model(
             f"The model {name} cannot be loaded: its files hold no weights for "
             f"{len(missing):,} of its parameters, such as {missing[0]}. Use complete files."
         )
-    if not is_folder:
+    if not is_folder and files is not None:
         # transformers 5 no longer notes it; provenance reads it where earlier versions put it.
-        model.config._commit_hash = _snapshot(name, revision).name  # noqa: SLF001
+        model.config._commit_hash = files.name  # noqa: SLF001
     return model, tokenizer
 
 
-def _snapshot(name: str, revision: str | None) -> Path:
-    """Return the folder of a model's files: its own, or that of its commit in the hub's cache."""
+def _snapshot(name: str, options: dict[str, Any]) -> Path | None:
+    """Return the folder of a model's files: its own, or that of its commit in the hub's cache.
+
+    None where they are elsewhere than usual, which is then left to transformers.
+    """
     from huggingface_hub import try_to_load_from_cache
 
+    if "subfolder" in options:
+        return None
     if Path(name).is_dir():
         return Path(name)
-    path = try_to_load_from_cache(name, "config.json", revision=revision)
-    return Path(path).parent if isinstance(path, str) else Path()
+    path = try_to_load_from_cache(
+        name, "config.json", cache_dir=options.get("cache_dir"), revision=options.get("revision")
+    )
+    return Path(path).parent if isinstance(path, str) else None
 
 
-def _use_safetensors(name: str, revision: str | None, allow_pickle: bool) -> bool:
+def _use_safetensors(name: str, files: Path | None, allow_pickle: bool) -> bool | None:
     """Return whether weights are read from safetensors; refuse others unless they are allowed."""
-    files = _snapshot(name, revision)
+    if files is None:
+        return None if allow_pickle else True
     has_safetensors = any(files.glob("*.safetensors"))
     if not has_safetensors and not allow_pickle and any(files.glob("*.bin")):
         raise ExplorerError(f"The model {name} cannot be loaded: {PICKLED}")
@@ -184,15 +194,27 @@ def _use_safetensors(name: str, revision: str | None, allow_pickle: bool) -> boo
 
 
 def _spread_if_large(
-    name: str, device: torch.device | str, revision: str | None
+    files: Path | None, device: torch.device | str, dtype: torch.dtype | None
 ) -> torch.device | str:
     """Return "auto" in place of the first GPU where there are several and it is too small."""
-    if str(device) != "cuda" or torch.cuda.device_count() < 2:
+    if files is None or str(device) != "cuda" or torch.cuda.device_count() < 2:
         return device
-    size = sum(file.stat().st_size for file in _snapshot(name, revision).glob("*.safetensors"))
+    size = sum(_bytes_as(dtype, file) for file in files.glob("*.safetensors"))
     free, _total = torch.cuda.mem_get_info(0)
     # A fifth is left for the SAE, the keys and values, and the logits.
     return "auto" if size > 0.8 * free else device
+
+
+def _bytes_as(dtype: torch.dtype | None, file: Path) -> int:
+    """Return the size of a file's tensors, as they are or in another dtype."""
+    from safetensors import safe_open
+
+    if dtype is None:
+        return file.stat().st_size
+    with safe_open(file, framework="pt") as tensors:
+        shapes = (tensors.get_slice(name).get_shape() for name in tensors.keys())  # noqa: SIM118
+        numbers = sum(math.prod(shape) for shape in shapes)
+    return int(numbers * dtype.itemsize)
 
 
 def choose_device(device: str | None) -> torch.device | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import operator
 from typing import TYPE_CHECKING, Any
 
 from sae_explorer.errors import ExplorerError
@@ -110,9 +111,20 @@ def add_sae(
         return subject.with_sae(_studied(entry, subject.device))
 
 
+#: Options of transformers that would be ignored or collide, and what to give in their place.
+_NOT_HERE = {
+    "torch_dtype": "it is called dtype, as in dtype='bfloat16'",
+    "output_loading_info": "what is missing in the files is an error in any case",
+    "use_safetensors": "give allow_pickle=True where there are only pickled weights",
+}
+
+
 def _check_names(model_kwargs: dict[str, Any]) -> None:
     """Refuse misspelt options of ours before transformers is given them, after a long download."""
-    ours = inspect.signature(Subject.from_pretrained).parameters
+    for name, reason in _NOT_HERE.items():
+        if name in model_kwargs:
+            raise ExplorerError(f"{name} is no option here: {reason}.")
+    ours = set(inspect.signature(Subject.from_pretrained).parameters) - {"model_kwargs"}
     for name in model_kwargs:
         near = difflib.get_close_matches(name, ours, n=1, cutoff=0.8)
         if near:
@@ -126,9 +138,13 @@ def _choose(
         return [registry.choose(release, layer=layer, sae_id=sae_id)]
     if layer is not None or sae_id is not None:
         raise ExplorerError("Give layers=, or layer= and sae_id=, not both.")
-    if not layers:
-        raise ExplorerError("layers is empty. Give at least one, as in layers=[6, 12].")
-    return [registry.choose(release, layer=one) for one in dict.fromkeys(layers)]
+    try:
+        several = [*map(operator.index, layers)]
+    except TypeError:
+        several = []
+    if not several:
+        raise ExplorerError(f"layers is {layers!r}. Give layers in a list, as in layers=[6, 12].")
+    return [registry.choose(release, layer=one) for one in dict.fromkeys(several)]
 
 
 def _check_pickle(entry: Entry, allow_pickle: bool) -> None:

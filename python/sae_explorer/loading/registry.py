@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     #: fields of :class:`Entry` that are its own, in the order of ``_OWN``.
     Index = dict[str, tuple[str, str, str, list[list[Any]]]]
 
+#: What is loaded where nothing else is said.
+DEFAULT_RELEASE = "gemma-2b-res-jb"
+
 _OWN = (
     "sae_id",
     "path",
@@ -211,6 +214,8 @@ def choose(release: str, layer: int | None = None, sae_id: str | None = None) ->
     """
     release = _known_release(release)
     found = _entries_of(release)
+    if layer is not None and not hasattr(layer, "__index__"):
+        raise ExplorerError(f"layer is {layer!r}; it must be a whole number.")
     if sae_id is not None:
         return _by_id(release, found, sae_id, layer)
     if layer is None and len({entry.layer for entry in found}) == 1:

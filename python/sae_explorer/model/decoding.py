@@ -118,6 +118,7 @@ def open_decoder(model: nn.Module, top_k: int, max_depth: int, example: Prompt) 
     """Return the fastest decoder that is right for the model.
 
     On a model's first use, the pool is compared on two branches of ``example`` with whole forwards.
+    The verdict holds for all later uses, so no intervention may be at work meanwhile.
     """
     verdicts = _poolable.setdefault(model, {})
     attention = str(getattr(text_config(model), "_attn_implementation", ""))
@@ -138,7 +139,7 @@ def _pool_is_right(model: nn.Module, example: Prompt) -> bool:
     """Compare the pool with whole forwards on two siblings and a child of each."""
     if _masks_by_itself(model):
         return False
-    k = min(20, model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+    k = min(20, len(_embedding(model)))
     found: list[tuple[IntArray, IntArray, NextTokens]] = []
     for kind in (PooledDecoder, ReplayDecoder):
         try:
@@ -159,7 +160,7 @@ def _pool_is_right(model: nn.Module, example: Prompt) -> bool:
             return False
         found.append((tokens, children, last))
     pooled, whole = found[0][2], found[1][2]
-    half = next(model.parameters()).dtype in (torch.float16, torch.bfloat16)
+    half = _embedding(model).dtype in (torch.float16, torch.bfloat16)
     # In half precision the two orders of summation alone move probabilities by some percent.
     return all(_agreement(pooled, whole, row) > (0.8 if half else 0.999) for row in range(2))
 
@@ -167,11 +168,12 @@ def _pool_is_right(model: nn.Module, example: Prompt) -> bool:
 def _masks_by_itself(model: nn.Module) -> bool:
     """Tell whether attention masks by the places of keys, which in the pool are no positions.
 
-    GPT-Neo and its kin keep a triangle of booleans; chunked attention counts keys.
+    GPT-Neo and its kin keep a triangle of booleans; chunked attention counts keys; recurrent layers
+    go on from whatever was run before.
     """
     kinds = getattr(text_config(model), "layer_types", None) or []
     triangles = any(b.ndim == 4 and b.dtype == torch.bool for b in model.buffers())
-    return triangles or any("chunked" in kind for kind in kinds)
+    return triangles or not {"full_attention", "sliding_attention"}.issuperset(kinds)
 
 
 def _alone(decoder: Decoder, siblings: IntArray, after: NextTokens, last: NextTokens) -> bool:
@@ -218,7 +220,7 @@ class PooledDecoder(Decoder):
             self._window = None
 
     def start(self, prompts: Sequence[Prompt]) -> tuple[IntArray, NextTokens]:
-        device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
+        device = _device(self._model)
         ids = torch.tensor([prompt.ids for prompt in prompts], device=device)
         # A cache without a configuration keeps every key, sliding window or not: later branches
         # see the prompt from further away than the prompt sees itself.
@@ -272,7 +274,7 @@ class PooledDecoder(Decoder):
         self._path[rows, depth] = rows
 
         context, visible = self._visible(prefixes, rows)
-        device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
+        device = _device(self._model)
         for layer in self._layers:
             layer.aim(context, rows)
         mask = self._attention_mask(context, visible, rows, device)
@@ -430,7 +432,7 @@ class ReplayDecoder(Decoder):
         order = sorted(range(len(prefixes)), key=lengths.__getitem__)
         token_ids = np.empty((len(prefixes), self._top_k), np.int32)
         probabilities = np.empty((len(prefixes), self._top_k), np.float64)
-        device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
+        device = _device(self._model)
         for _, group in groupby(order, key=lengths.__getitem__):
             batch = list(group)
             prompts = [prefixes[i][1] for i in batch]
@@ -465,7 +467,7 @@ def path_probabilities(model: nn.Module, prompt: Prompt, path: Sequence[int]) ->
     numpy.ndarray
         Shape ``[len(path)]``, float64; each probability is computed as in a tree.
     """
-    device = model.get_input_embeddings().weight.device  # type: ignore[operator]
+    device = _device(model)
     ids = torch.tensor([[*prompt.ids, *path]], device=device)
     with ghosts(model, _rows([prompt], device)):
         logits = model(input_ids=ids, use_cache=False).logits[0]
@@ -491,9 +493,19 @@ def quiet_forward(model: nn.Module) -> Iterator[None]:
             f"The {type(model).__name__} is in training mode, where dropout makes its answers "
             "random. Call model.eval() first."
         )
-    device = next(model.parameters()).device.type
-    with torch.inference_mode(), torch.autocast(device, enabled=False):
+    with torch.inference_mode(), torch.autocast(_device(model).type, enabled=False):
         yield
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Return the device that takes token ids; the layers may be spread over others."""
+    return _embedding(model).device
+
+
+def _embedding(model: nn.Module) -> Tensor:
+    """Return the input embeddings, shape ``[vocabulary, d_model]``."""
+    weight: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]
+    return weight
 
 
 def _rows(prompts: Sequence[Prompt], device: torch.device) -> list[dict[int, Tensor]]:

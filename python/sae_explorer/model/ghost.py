@@ -228,7 +228,9 @@ def ghosts(model: nn.Module, rows: Sequence[Mapping[int, Tensor]]) -> Iterator[N
         layer = copy.copy(embedding)
         weight = nn.Parameter(vector.to(embedding.weight)[None, :], requires_grad=False)
         layer._parameters = {**embedding._parameters, "weight": weight}  # noqa: SLF001
-        out: Tensor = layer(zero)
+        # The class's forward: the one that accelerate puts onto the live layer of a model spread over
+        # devices belongs to that layer's weights.
+        out: Tensor = type(embedding).forward(layer, zero)
         return out[0]
 
     with torch.no_grad():
@@ -243,7 +245,8 @@ def ghosts(model: nn.Module, rows: Sequence[Mapping[int, Tensor]]) -> Iterator[N
                 output[index][ids[index] == token_id] = value
         return output
 
-    handle = embedding.register_forward_hook(replace)
+    # Before all other hooks, which are to see the ghosts as they would any other embedding.
+    handle = embedding.register_forward_hook(replace, prepend=True)
     try:
         yield
     finally:

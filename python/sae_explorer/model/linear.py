@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from sae_explorer.errors import ExplorerError
 
+#: What weights can be read as; numbers of 8 bits and fewer mean something only with their scales.
+_PLAIN = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
 
 def width_before(projection: nn.Module) -> int:
     """Return how many numbers a projection takes."""
@@ -29,11 +32,15 @@ def _applied(module: nn.Module, x: Tensor) -> Tensor:
     """Return the module's own forward of ``x`` in float32, whatever the dtype of its weights.
 
     A shallow copy is run, without hooks and on weights of float32, so that the live module stays as
-    it is. Where its weights are not here as numbers (offloaded, quantised) it is run itself.
+    it is. Where it does not hold its weights as plain numbers (offloaded, quantised, wrapped by an
+    adapter) it is run itself.
     """
     weights = list(module.parameters(recurse=False))
-    if not all(w.is_floating_point() and not w.is_meta for w in weights):
-        itself: Tensor = module(x.to(weights[0].dtype) if weights[0].is_meta else x)
+    if not weights or not all(w.dtype in _PLAIN and not w.is_meta for w in weights):
+        held = [t for t in (*module.parameters(), *module.buffers()) if not t.is_meta]
+        device = held[0].device if held else x.device
+        numbers = (t.dtype for t in (*held, *weights) if t.dtype in _PLAIN)
+        itself: Tensor = module(x.to(device, next(numbers, x.dtype)))
         return itself.float()
     twin = copy.copy(module)
     twin._parameters = {  # noqa: SLF001
@@ -41,7 +48,7 @@ def _applied(module: nn.Module, x: Tensor) -> Tensor:
         for name, weight in module._parameters.items()  # noqa: SLF001
     }
     # The class's forward: one that was put onto the live module belongs to that one's weights.
-    out: Tensor = type(module).forward(twin, x.to(weights[0].device) if weights else x)
+    out: Tensor = type(module).forward(twin, x.to(weights[0].device))
     return out
 
 

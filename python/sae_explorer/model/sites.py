@@ -231,7 +231,8 @@ def edited(site: Site, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
         before: list[Tensor] = []
 
         def change(out: Tensor) -> Tensor:
-            x = before.pop() + out
+            # The stream was seen before it came to the block's own device.
+            x = before.pop().to(out.device) + out
             return out + (edit(x).to(x.device) - x)  # exactly ``out`` where nothing is changed
 
         with _hooked(stream, before.append), edited(added, change):

@@ -9,6 +9,7 @@ import reprlib
 import threading
 import time
 import types
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import anywidget
@@ -16,6 +17,7 @@ import traitlets
 
 from sae_explorer.analyses import ANALYSES
 from sae_explorer.errors import ExplorerError, did_you_mean
+from sae_explorer.loading.registry import DEFAULT_RELEASE
 from sae_explorer.results import write_text
 from sae_explorer.subject import Subject
 from sae_explorer.widget import html
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     from sae_explorer.analyses.definition_tree import DefinitionTree
     from sae_explorer.analyses.logit_lens import LogitLens
     from sae_explorer.analyses.tokens import TokenRanking
-    from sae_explorer.widget.session import Tell
+    from sae_explorer.loading.downloads import Tell
+    from sae_explorer.loading.registry import Entry
 
 _REPORT = "report.html"
 
@@ -92,19 +95,25 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         Index of the feature (latent) to look at first; 0 unless another source is given
         (``vector=``, ``token=``, ``embedding=``).
     subject
-        The model and the SAE. None loads them from SAELens' registry.
+        The model and its SAEs. None loads them from SAELens' registry.
     layer, sae_id
-        Which SAE: of the release, or of the subject.
-    release, model, device, dtype
+        Which SAE: of the release, or of the subject. :meth:`select` chooses another later.
+    layers
+        Several layers of the release, whose SAEs are loaded together; the first one is shown first.
+    release, model, device, dtype, revision, force_download, other_model
         What to load, as in :meth:`Subject.from_pretrained`.
+    local_files_only, allow_pickle
+        Likewise; they also hold for the SAEs that are loaded later.
+    model_kwargs
+        More options of the model, passed on to ``AutoModelForCausalLM.from_pretrained``.
     **options
         Options of the tree and of the token ranking, such as ``scale=2.5``.
 
     Raises
     ------
     ExplorerError
-        If an option is unknown or out of range. What goes wrong while loading or growing is shown
-        in the widget, and raised by :meth:`wait`.
+        If an option is unknown or out of range, or two that exclude each other are given. What goes
+        wrong while loading or growing is shown in the widget, and raised by :meth:`wait`.
 
     Examples
     --------
@@ -134,19 +143,47 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         subject: Subject | None = None,
         layer: int | None = None,
         sae_id: str | None = None,
+        layers: Sequence[int] | None = None,
         release: str | None = None,
         model: Any = None,
         device: str | None = None,
         dtype: Any = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        allow_pickle: bool = False,
+        other_model: bool = False,
+        model_kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         if feature is not None:
             options["feature"] = feature
-        source = {"release": release, "model": model, "device": device, "dtype": dtype}
+        source = {
+            "layers": layers,
+            "release": release,
+            "model": model,
+            "device": device,
+            "dtype": dtype,
+            "revision": revision,
+            "force_download": force_download or None,
+            "other_model": other_model or None,
+            "model_kwargs": model_kwargs,
+        }
         given: dict[str, Any] = {name: v for name, v in source.items() if v is not None}
+        access: dict[str, Any] = {
+            "local_files_only": local_files_only,
+            "allow_pickle": allow_pickle,
+        }
+        add = partial(_added, **access)
+        twice = {"layer", "sae_id", *source, *access}.intersection(model_kwargs or ())
+        if twice:
+            raise ExplorerError(
+                f"model_kwargs holds {', '.join(sorted(twice))}, which the explorer takes itself. "
+                "Give it outside of model_kwargs."
+            )
         if subject is None:
-            given |= {"layer": layer, "sae_id": sae_id}
-            self._begin(lambda tell: _pretrained(tell, **given), options)
+            given |= {"layer": layer, "sae_id": sae_id, **access}
+            self._begin(partial(_pretrained, **given), options, add=add)
             return
         if given:
             raise ExplorerError(
@@ -156,7 +193,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         if layer is not None or sae_id is not None:
             subject = subject.select(layer=layer, sae_id=sae_id)
         chosen = subject
-        self._begin(lambda _tell: chosen, options)
+        self._begin(lambda _tell: chosen, options, add=add)
 
     @classmethod
     def demo(cls, layer: int | None = None, **options: Any) -> FeatureExplorer:
@@ -178,11 +215,9 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
             raise ExplorerError(f"The bundled model has SAEs at layers {listed}, not at {at}.")
         if not any(options.get(name) is not None for name in SOURCES):
             options["feature"] = demo.shown(at)
-        featured = [
-            {"feature": entry.feature, "label": entry.label}
-            for entry in demo.featured()
-            if entry.layer == at
-        ]
+        featured: dict[int, list[dict[str, Any]]] = {one: [] for one in demo.LAYERS}
+        for entry in demo.featured():
+            featured[entry.layer].append({"feature": entry.feature, "label": entry.label})
 
         def load(tell: Tell) -> Subject:
             tell("loading the bundled dictionary model", None)
@@ -196,12 +231,13 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         self,
         load: Callable[[Tell], Subject],
         given: Mapping[str, Any],
-        featured: Sequence[Mapping[str, Any]] = (),
+        featured: Mapping[int, Sequence[Mapping[str, Any]]] | None = None,
+        add: Callable[[Subject, Entry, Tell], Subject] | None = None,
     ) -> None:
         self._changing = threading.RLock()
         self._summary: Any = None
-        self._session = Session(load, given, self)
-        self._featured = list(featured)
+        self._session = Session(load, add or _added, given, self)
+        self._featured = featured or {}
         self._context = contextvars.copy_context()
         super().__init__()
         # What the controls go back to is what the explorer was made with.
@@ -236,6 +272,51 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
             accepted = self._session.checked(changes)
             self._session.change(accepted)
             self._store(accepted)
+
+    @property
+    def layer(self) -> int | None:
+        """Layer of the SAE that is shown; None while there is none. Setting it selects another."""
+        return self.subject.sae.layer if self.subject and self.subject.saes else None
+
+    @layer.setter
+    def layer(self, layer: int) -> None:
+        self.select(layer=layer)
+
+    @property
+    def sae_id(self) -> str | None:
+        """Id of the SAE that is shown; None while there is none. Setting it selects another."""
+        return self.subject.sae.sae_id if self.subject and self.subject.saes else None
+
+    @sae_id.setter
+    def sae_id(self, sae_id: str) -> None:
+        self.select(sae_id=sae_id)
+
+    def select(
+        self, layer: int | None = None, sae_id: str | None = None, release: str | None = None
+    ) -> None:
+        """Show another SAE: at once where the subject holds it, else once it is loaded.
+
+        Only the SAE is loaded; the model stays. What is shown stays until then, :meth:`cancel`
+        breaks it off, and :meth:`wait` waits for it.
+
+        Parameters
+        ----------
+        layer, sae_id
+            Which SAE: its layer, where that has only one or one that is called canonical, or its id.
+        release
+            Name of its release in SAELens' registry; None: the one of the SAE that is shown now.
+
+        Raises
+        ------
+        ExplorerError
+            If it is not clear which SAE is meant, or there is no model yet.
+
+        Examples
+        --------
+        >>> explorer.select(layer=6)  # doctest: +SKIP
+        >>> explorer.layer = 6  # doctest: +SKIP
+        """
+        self._session.select(layer, sae_id, release)
 
     def reset(self) -> None:
         """Set all options but the feature back to what the explorer was made with."""
@@ -324,10 +405,12 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         cannot recompute.
         """
         content = self._session.content()
-        state = {name: getattr(self, name) for name in ("_subject", "_controls")}
-        state |= {f"_{name}": None for name in ANALYSES}
+        about = content.subject and describe(content.subject, self._featured)
+        # Without a kernel there is no other SAE to choose.
+        state: dict[str, Any] = {"_subject": about and {**about, "saes": []}}
+        state |= {"_controls": self._controls} | {f"_{name}": None for name in ANALYSES}
         for name, result in content.results.items():
-            state[f"_{name}"] = result.payload(self.subject)
+            state[f"_{name}"] = result.payload(content.subject)
         if state["_tree"] is not None:
             state["_tree"] |= {"run": content.status.run, "settled": content.status.nodes}
         state["_values"] = _as_json(content.values)
@@ -455,6 +538,8 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
                 self._session.repeat_growth(first, run)
             case {"type": "set", "values": dict(values)}:
                 self.update(**values)
+            case {"type": "select", "release": str(release), "sae_id": str(sae_id)}:
+                self.select(sae_id=sae_id, release=release)
             case {"type": "reset"}:
                 self.reset()
             case {"type": "run"}:
@@ -485,8 +570,10 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
     # ---- pages
 
     def _title(self, content: Content) -> str:
-        about = self._subject or {}
-        where = " of ".join(filter(None, (about.get("sae"), about.get("model"))))
+        on = content.subject
+        where = "" if on is None else on.model_id
+        if on is not None and on.saes:
+            where = f"{on.sae.sae_id} of {where}"
         return content.label.capitalize() + (f" of {where}" if where else "")
 
     def _static_summary(self, content: Content) -> str:
@@ -505,7 +592,20 @@ def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
-def _pretrained(tell: Tell, **which: Any) -> Subject:
-    release = which.get("release", "gemma-2b-res-jb")
+def _pretrained(
+    tell: Tell,
+    *,
+    release: str = DEFAULT_RELEASE,
+    model_kwargs: Mapping[str, Any] | None = None,
+    **which: Any,
+) -> Subject:
+    from sae_explorer.loading import hub
+
     tell(f"loading {release} and its model", None)
-    return Subject.from_pretrained(**which)
+    return hub.load(release, tell=tell, **which, **(model_kwargs or {}))
+
+
+def _added(subject: Subject, entry: Entry, tell: Tell, **access: Any) -> Subject:
+    from sae_explorer.loading import hub
+
+    return hub.add_sae(subject, entry.release, entry.sae_id, tell=tell, **access)

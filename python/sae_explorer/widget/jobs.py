@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
+class Cancelled(BaseException):
+    """Raised within a job that nobody waits for any more, where it has no other way to stop.
+
+    No ``Exception``: what loads files takes one for a failure of its own, and may try again.
+    """
+
+
 class Job:
     """Work done in steps.
 

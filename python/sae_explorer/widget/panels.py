@@ -76,12 +76,15 @@ class Content:
         The options that the results answer.
     label
         What they are about, such as ``"feature 302"``.
+    subject
+        What they were computed on, with the SAE selected; None before there is one.
     """
 
     results: Mapping[str, Any]
     status: Status
     values: Mapping[str, Any]
     label: str
+    subject: Subject | None
 
 
 class View(Protocol):
@@ -112,6 +115,8 @@ class Panel:
     wanted: Request | None = None
     job: Job | None = None
     result: Any = None
+    #: What the result was computed on.
+    subject: Subject | None = None
     error: str | None = None
 
     @classmethod

@@ -8,13 +8,19 @@ are settled by now. Whoever lacks settled rows before the first asks for them wi
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ipywidgets.widgets.widget import _remove_buffers
 
+from sae_explorer.loading import registry
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sae_explorer.loading.registry import Entry
+    from sae_explorer.studied_sae import StudiedSAE
     from sae_explorer.subject import Subject
 
 
@@ -24,9 +30,19 @@ def parted(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     return {**plain, "buffers": paths}, buffers
 
 
-def describe(subject: Subject, featured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what the header shows of a subject."""
-    sae = subject.saes and subject.sae
+def describe(
+    subject: Subject, featured: Mapping[int, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """Return what the header shows of a subject.
+
+    Parameters
+    ----------
+    subject
+        The model, and the SAE that is selected.
+    featured
+        Features to look at first, by layer.
+    """
+    sae = subject.sae if subject.saes else None
     page = sae.neuronpedia_id if sae else None
     return {
         "model": subject.model_id,
@@ -40,9 +56,41 @@ def describe(subject: Subject, featured: Sequence[Mapping[str, Any]]) -> dict[st
         "device": str(subject.device),
         "dtype": str(subject.dtype).removeprefix("torch."),
         "neuronpedia": f"https://www.neuronpedia.org/{page}/" if page else None,
-        "featured": list(featured),
+        "featured": list(featured.get(sae.layer, ())) if sae and sae.layer is not None else [],
+        "saes": choices(subject),
         "effective": {
             "scale": subject.default_scale,
             "ghost_token": subject.default_ghost_token,
         },
     }
+
+
+def choices(subject: Subject) -> list[dict[str, Any]]:
+    """Return the SAEs that can be chosen, by layer: the subject's own, and the others of their release.
+
+    Those that are ``held`` are there at once. Only a release of SAELens' registry has others. The
+    ``label`` tells an SAE from the others of its layer.
+    """
+    release = subject.sae.release if subject.saes else ""
+    entries = registry.entries(release) if release and release in registry.releases() else ()
+    held = {(sae.release, sae.sae_id): sae for sae in subject.saes}
+    # The registry tells more of an SAE than it does itself.
+    found: dict[tuple[str, str], StudiedSAE | Entry] = dict(held)
+    found |= {(entry.release, entry.sae_id): entry for entry in entries}
+    alike = Counter((sae.layer, sae.label) for sae in found.values())
+    return [
+        {
+            "release": sae.release,
+            "sae_id": sae.sae_id,
+            "layer": sae.layer,
+            "label": sae.label if alike[sae.layer, sae.label] == 1 else sae.sae_id,
+            "held": key in held,
+        }
+        for key, sae in sorted(found.items(), key=lambda item: _order(item[1]))
+    ]
+
+
+def _order(sae: StudiedSAE | Entry) -> tuple[float, float, float]:
+    """Return where an SAE comes in the menu: what has no layer comes last."""
+    layer = math.inf if sae.layer is None else sae.layer
+    return layer, sae.width or 0, getattr(sae, "l0", None) or 0

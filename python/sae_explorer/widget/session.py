@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING, Any
 from sae_explorer.analyses import ANALYSES
 from sae_explorer.analyses import trees as tree_analysis
 from sae_explorer.errors import ExplorerError, did_you_mean
-from sae_explorer.widget.jobs import Job, Worker
+from sae_explorer.loading import registry
+from sae_explorer.subject import Subject
+from sae_explorer.widget.jobs import Cancelled, Job, Worker
 from sae_explorer.widget.panels import OPTIONS, SOURCES, Content, Panel, Status, files_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from sae_explorer.analyses.definition_tree import DefinitionTree
+    from sae_explorer.loading.downloads import Tell
+    from sae_explorer.loading.registry import Entry
     from sae_explorer.request import Request
     from sae_explorer.results import Format, Result
-    from sae_explorer.subject import Subject
+    from sae_explorer.studied_sae import StudiedSAE
     from sae_explorer.widget.panels import View
-
-    #: Is told what is being loaded, and how far it is, 0 to 1; None where that is not known.
-    Tell = Callable[[str, float | None], None]
 
 #: Pause after a change before the tree is grown anew, in seconds: a slider changes often.
 _PAUSE = 0.25
@@ -50,6 +51,8 @@ class Session:
     ----------
     load
         Gives the subject; it is called on a thread of its own.
+    add
+        Gives the same subject with one more SAE of the registry, selected; likewise.
     given
         Options to begin with.
     view
@@ -57,15 +60,27 @@ class Session:
     """
 
     def __init__(
-        self, load: Callable[[Tell], Subject], given: Mapping[str, Any], view: View
+        self,
+        load: Callable[[Tell], Subject],
+        add: Callable[[Subject, Entry, Tell], Subject],
+        given: Mapping[str, Any],
+        view: View,
     ) -> None:
         self._lock = threading.RLock()
         self._load = load
+        self._add = add
         self._view = view
         self._closed = False
+        #: Loads one thing after the other. A thread of its own: the model's is for its runs.
+        self._loads = Worker()
         self._loading: Job | None = None
-        #: The loading that runs, also after it was cancelled: nothing can break it off.
+        #: What is loaded or was loaded last: an SAE of the registry, or None for the subject.
+        self._entry: Entry | None = None
+        #: The job that loads it, also after it was cancelled: it stops when it next tells something.
         self._loader: Job | None = None
+        #: What the loading told last, and what it failed with.
+        self._told_loading: tuple[str, float | None] = ("loading", None)
+        self._loading_error: str | None = None
         self.subject: Subject | None = None
         self.panels = {name: Panel.of(name) for name in ANALYSES}
         self._pause: threading.Timer | None = None
@@ -73,7 +88,7 @@ class Session:
         self._occupied = False
         #: What grew the last tree or is growing it, for what, and the seconds that it took by now.
         self._grower: tree_analysis.TreeGrower | None = None
-        self._grown: tree_analysis.TreeRequest | None = None
+        self._grown: tuple[Subject, tree_analysis.TreeRequest] | None = None
         self._seconds = 0.0
         self._runs = 0
         #: The run of the rows that were shown last.
@@ -124,7 +139,38 @@ class Session:
         with self._lock:
             self._check_open()
             self.values |= accepted
+            if self._loading_error is not None and self.subject is not None:
+                # Whoever goes on with the SAE of before has read it.
+                self._loading_error = None
+                self._settle()
             self._bring_up_to_date()
+
+    def select(
+        self, layer: int | None = None, sae_id: str | None = None, release: str | None = None
+    ) -> None:
+        """Look at another SAE: at once where the subject holds it, else once it is loaded.
+
+        Until then everything stays as it is; :meth:`cancel` leaves it so.
+
+        Raises
+        ------
+        ExplorerError
+            If it is not clear which SAE is meant, or there is no model yet.
+        """
+        with self._lock:
+            self._check_open()
+            if self.subject is None:
+                raise ExplorerError(
+                    "There is no model yet whose SAE could be chosen. Wait for it, as in "
+                    "explorer.wait(), or make an explorer with the layer you want."
+                )
+            chosen = _choose(self.subject, layer, sae_id, release)
+            if not isinstance(chosen, Subject):
+                self._start_loading(chosen)
+            elif chosen.sae is not self.subject.sae:
+                self._take(chosen)
+            else:
+                self._end_loading(None)
 
     def initial(self) -> dict[str, Any]:
         """Return the options that the session was made with, but for what it looks at."""
@@ -135,8 +181,8 @@ class Session:
         with self._lock:
             tree = self.panels["tree"]
             if self._loading is not None:
-                self._loading = None
-                self._tell(Status("error", "not loaded", error="Loading was cancelled. Try again."))
+                cancelled = "Loading was cancelled. Try again." if self.subject is None else None
+                self._end_loading(cancelled)
             elif self._pause is not None:
                 self._stop_pause()
                 self._stay()
@@ -148,16 +194,16 @@ class Session:
         with self._lock:
             if not self.status.resumable:
                 raise ExplorerError("There is no partial tree to grow on.")
-            self.panels["tree"].error = None
+            self.panels["tree"].error = self._loading_error = None
             self._grow_after(0.0)
 
     def start(self) -> None:
         """Load the subject, or, where it is there, compute again what failed or was stopped."""
         with self._lock:
             self._check_open()
-            if self.subject is None:
+            if self.subject is None or self._loading_error is not None:
                 if self._loading is None:
-                    self._start_loading()
+                    self._start_loading(self._entry)
                 return
             self.checked({})
             if self.panels["tree"].job is None:
@@ -176,11 +222,11 @@ class Session:
         with self._lock:
             self._closed = True
             self._stop_pause()
-            self._loading = self._grower = self._told = self.subject = None
+            self._loading = self._grower = self._grown = self._told = self.subject = None
             for panel in self.panels.values():
                 if panel.job is not None:
                     panel.job.cancelled.set()
-                panel.job = panel.result = None
+                panel.job = panel.result = panel.subject = None
 
     def _check_open(self) -> None:
         if self._closed:
@@ -189,27 +235,27 @@ class Session:
     def content(self) -> Content:
         """Return what there is to show by now; it holds together whatever goes on meanwhile."""
         with self._lock:
-            found = {name: p.result for name, p in self.panels.items() if p.result is not None}
-            tree = found.get("tree")
-            about = tree or next(iter(found.values()), None)
-            request = (
-                about.request if about is not None else self.panels["tree"].request(self.values)
-            )
-            if tree is not None:
-                found = {name: r for name, r in found.items() if _same_source(r.request, request)}
+            tree = self.panels["tree"]
+            answered = [panel for panel in self.panels.values() if panel.result is not None]
+            # The tree, where there is one, says what the others are to be about.
+            about = tree if tree.result is not None else next(iter(answered), None)
+            subject = about.subject if about is not None else self.subject
+            request = about.result.request if about is not None else tree.request(self.values)
+            if about is tree:
+                answered = [p for p in answered if _same_source(p.result.request, request)]
+            found = {p.name: p.result for p in answered if _sae_of(p.subject) is _sae_of(subject)}
             values = dict(self.values)
             for name in reversed(found):
                 asked = found[name].request
                 values |= {option: getattr(asked, option) for option in self.panels[name].takes}
-            going_on = self.status.state in ("loading", "growing", "error")
-            status = self._kept if going_on else self.status
-            if tree is None:
+            status = self._kept
+            if tree.result is None:
                 status = Status("partial", "there was no tree yet")
-            elif going_on:
+            elif tree.job is not None or self._pause is not None or tree.error is not None:
                 status = status.but(text="the tree before the last change", resumable=False)
             # Errors may name files of this machine, and are about what is not shown.
             return Content(
-                found, status.but(error=None), values, str(getattr(request, "label", ""))
+                found, status.but(error=None), values, str(getattr(request, "label", "")), subject
             )
 
     def repeat(self, known: object) -> None:
@@ -248,43 +294,82 @@ class Session:
 
     # ---- loading
 
-    def _start_loading(self) -> None:
-        self._tell(Status("loading", "loading"))
-        if self._loader is not None:
-            self._loading = self._loader  # two at once would load the model twice
-            return
-        self._loading = self._loader = Job(self._load_steps, self._fail_loading)
-        # A thread of its own: there is no model yet whose runs could meet.
-        Worker().submit(self._loading)
+    def _start_loading(self, entry: Entry | None) -> None:
+        """Load an SAE of the registry; None: the subject."""
+        # What runs is wanted again, where it is the same: two at once would load it twice.
+        if self._loader is None or entry != self._entry:
+            self._loader = Job(
+                lambda job: self._load_steps(job, entry, self.subject), self._fail_loading
+            )
+            self._loads.submit(self._loader)
+        self._entry, self._loading = entry, self._loader
+        self._told_loading, self._loading_error = ("loading", None), None
+        self._tell(self.status)
 
-    def _load_steps(self, job: Job) -> Iterator[None]:
+    def _load_steps(self, job: Job, entry: Entry | None, before: Subject | None) -> Iterator[None]:
         def tell(text: str, progress: float | None) -> None:
             with self._lock:
-                if self._loading is job:
-                    self._tell(Status("loading", text, progress))
+                if self._loading is not job:
+                    raise Cancelled
+                self._told_loading = (text, progress)
+                self._tell(self.status)
 
-        subject = self._load(tell)
-        tell("measuring the token embeddings", None)
-        subject.geometry.mean_distance  # noqa: B018 - the default scale, which the first view needs
+        if entry is None:
+            subject = self._load(tell)
+            tell("measuring the token embeddings", None)
+            subject.geometry.mean_distance  # noqa: B018 - the default scale, for the first view
+        else:
+            assert before is not None  # what the SAE is added to
+            tell(f"loading {entry.sae_id}", None)
+            subject = self._add(before, entry, tell)
         with self._lock:
-            self._loader = None
             if self._loading is job:
-                self._view.show_subject(subject)
-                self.subject, self._loading = subject, None
-                try:
-                    self.checked({})
-                except ExplorerError as error:
-                    self._tell(Status("error", "not possible", error=str(error)))
-                else:
-                    self._bring_up_to_date(pause=0.0)
+                self._take(subject)
+            self._forget(job)
         yield
 
     def _fail_loading(self, job: Job, error: BaseException) -> None:
         with self._lock:
+            self._forget(job)
+            if self._loading is not job:
+                return
+            if isinstance(error, Cancelled):
+                self._start_loading(self._entry)  # wanted again, but it had stopped already
+            else:
+                self._end_loading(in_words(error))
+
+    def _forget(self, job: Job) -> None:
+        if self._loader is job:
             self._loader = None
-            if self._loading is job:
-                self._loading = None
-                self._tell(Status("error", "not loaded", error=in_words(error)))
+
+    def _end_loading(self, error: str | None) -> None:
+        """Go on with what was there before; nothing to do where nothing is loaded or was missed."""
+        if self._loading is None and self._loading_error is None:
+            return
+        self._loading, self._loading_error = None, error
+        self.status = self.status.but(state="growing", text="growing", progress=None)
+        self._settle()
+
+    def _take(self, subject: Subject) -> None:
+        """Look at a subject that is there now, and compute everything anew."""
+        self._view.show_subject(subject)
+        self.subject, self._loading, self._loading_error = subject, None, None
+        self._stop_pause()
+        for panel in self.panels.values():
+            self._drop_job(panel)
+            panel.wanted = panel.error = None
+        try:
+            self.checked({})
+        except ExplorerError as error:
+            # Nothing of another SAE may stand under the name of this one.
+            for panel in self.panels.values():
+                panel.result = panel.subject = None
+                self._view.show_result(panel.name, None)
+            self._told, self._kept = None, Status(run=self._runs)
+            self.panels["tree"].error = str(error)
+            self._settle()
+        else:
+            self._bring_up_to_date(pause=0.0)
 
     # ---- computing
 
@@ -297,16 +382,20 @@ class Session:
             if wanted == panel.wanted and panel.error is None:
                 continue
             panel.wanted, panel.error = wanted, None
-            if panel.job is not None:
-                panel.job.cancelled.set()
-                panel.job = None
+            self._drop_job(panel)
             if wanted is None:
-                panel.result = None
+                panel.result = panel.subject = None
                 self._view.show_result(panel.name, None)
             elif panel.name == "tree":
                 self._grow_after(pause)
             else:
                 self._submit(panel, self._answer)
+
+    @staticmethod
+    def _drop_job(panel: Panel) -> None:
+        if panel.job is not None:
+            panel.job.cancelled.set()
+            panel.job = None
 
     def _submit(self, panel: Panel, steps: Callable[[Panel, Job], Iterator[None]]) -> None:
         assert self.subject is not None  # there is nothing to ask before
@@ -317,14 +406,14 @@ class Session:
 
     def _answer(self, panel: Panel, job: Job) -> Iterator[None]:
         """Run an analysis that takes one short step."""
-        wanted = panel.wanted
+        subject, wanted = self.subject, panel.wanted
         if panel.job is not job:
             return
-        result = panel.run(self.subject, wanted, cancel=job.cancelled)
-        payload = result.payload(self.subject)
+        result = panel.run(subject, wanted, cancel=job.cancelled)
+        payload = result.payload(subject)
         with self._lock:
             if panel.job is job:
-                panel.job, panel.result = None, result
+                panel.job, panel.result, panel.subject = None, result, subject
                 self._view.show_result(panel.name, payload)
                 self._settle()
         yield
@@ -367,20 +456,21 @@ class Session:
 
     def _prepared(self, panel: Panel) -> tree_analysis.TreeGrower:
         """Return what grows the tree that is wanted: what grew the last one, or another."""
-        wanted, grower = panel.wanted, self._grower
+        subject, wanted, grower = self.subject, panel.wanted, self._grower
+        assert subject is not None
         assert isinstance(wanted, tree_analysis.TreeRequest)
-        if grower is not None and self._grown is not None and _goes_on(self._grown, wanted):
+        on, grown = self._grown or (None, None)
+        if grower is not None and grown and on is subject and _goes_on(grown, wanted):
             (last,) = grower.trees()
             self._told = (last, _settled(last, grower))
-            if wanted != self._grown:
+            if wanted != grown:
                 grower.lower(wanted.cutoff)
         else:
             grower = self._grower = None  # its memory first: the next tree needs it
-            assert self.subject is not None
-            grower = tree_analysis.TreeGrower(self.subject, [wanted], keep=True)
+            grower = tree_analysis.TreeGrower(subject, [wanted], keep=True)
             self._runs += 1
             self._told, self._seconds = None, 0.0
-        self._grower, self._grown = grower, wanted
+        self._grower, self._grown = grower, (subject, wanted)
         return grower
 
     def _follow(self, panel: Panel, job: Job, grower: tree_analysis.TreeGrower) -> Iterator[None]:
@@ -429,12 +519,14 @@ class Session:
             first = self._told[1] if self._told is not None else 0
             settled = max(first, _settled(tree, grower))
             self._told = (tree, settled)
-            self.status = self._figures(tree).but(
-                state="growing",
-                text="growing",
-                progress=_share(threshold, tree.request.cutoff),
-                threshold=threshold,
-                error=self._first_error(),
+            self.status = self._with_loading(
+                self._figures(tree).but(
+                    state="growing",
+                    text="growing",
+                    progress=_share(threshold, tree.request.cutoff),
+                    threshold=threshold,
+                    error=self._first_error(),
+                )
             )
             self._show_rows(tree, first, settled)
 
@@ -475,6 +567,7 @@ class Session:
         rows = {**tree.payload(), "run": self._runs, "settled": _settled(tree, self._grower)}
         self._view.show_result("tree", rows)
         panel.job, panel.result, self._told = None, tree, None
+        panel.subject = self._grown[0] if self._grown is not None else None
         self._settle()
 
     def _figures(self, tree: DefinitionTree) -> Status:
@@ -496,25 +589,70 @@ class Session:
                 self._settle()
 
     def _first_error(self) -> str | None:
-        return next((p.error for p in self.panels.values() if p.error is not None), None)
+        errors = (self._loading_error, *(panel.error for panel in self.panels.values()))
+        return next((error for error in errors if error is not None), None)
 
     def _settle(self) -> None:
-        """Tell how things stand after a panel's work has ended, well or not."""
+        """Tell how things stand after a panel's work or a loading has ended, well or not."""
         error = self._first_error()
         tree = self.panels["tree"]
         if tree.job is not None or self._pause is not None:
             self._tell(self.status.but(error=error))
+        elif self._loading_error is not None:
+            self._tell(self._kept.but(state="error", text="not loaded", error=error))
         elif tree.error is not None:
             self._tell(self._kept.but(state="error", text="not computed", error=error))
         else:
             self._tell(self._kept.but(error=error or self._kept.error))
 
     def _tell(self, status: Status) -> None:
-        self.status = status
-        self._view.show_status(status)
+        self.status = self._with_loading(status)
+        self._view.show_status(self.status)
+
+    def _with_loading(self, status: Status) -> Status:
+        """Return a status that says how far the loading is, where something is being loaded."""
+        if self._loading is None:
+            return status
+        text, progress = self._told_loading
+        return status.but(
+            state="loading", text=text, progress=progress, resumable=False, error=None
+        )
 
 
 _END = object()
+
+
+def _choose(
+    subject: Subject, layer: int | None, sae_id: str | None, release: str | None
+) -> Subject | Entry:
+    """Return the subject with the SAE that is meant selected, or its entry in the registry.
+
+    Without a release that of the SAE which is selected now is meant.
+    """
+    if layer is None and sae_id is None:
+        raise ExplorerError("It is not said which SAE is meant. Give its layer= or its sae_id=.")
+
+    def held(layer: int | None, sae_id: str | None, release: str | None) -> bool:
+        meant = [
+            studied
+            for studied in subject.saes
+            if layer in (None, studied.layer)
+            and sae_id in (None, studied.sae_id)
+            and release in (None, studied.release)
+        ]
+        return len(meant) == 1
+
+    known = release or (subject.sae.release if subject.saes else "")
+    if not held(layer, sae_id, release) and (release or known in registry.releases()):
+        entry = registry.choose(known, layer, sae_id)
+        if not held(None, entry.sae_id, entry.release):
+            return entry
+        layer, sae_id = None, entry.sae_id
+    return subject.select(layer=layer, sae_id=sae_id)
+
+
+def _sae_of(subject: Subject | None) -> StudiedSAE | None:
+    return subject.sae if subject is not None and subject.saes else None
 
 
 def _same_source(one: Request, other: Request | None) -> bool:

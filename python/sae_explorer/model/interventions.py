@@ -1,0 +1,250 @@
+"""Interventions: the activation at an SAE's hook point, changed while the model runs.
+
+A clamp makes a feature's activation ``c`` at every position: ``x <- x + (c - a_f(x)) * d_f``, where
+``a_f`` is the activation as the SAE measures it and ``d_f`` the decoder row in the units of ``x``.
+Whatever of ``x`` the SAE does not explain stays as it is. A transcoder measures at one hook point
+and writes at another of the same forward.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import weakref
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+
+from sae_explorer.errors import ExplorerError
+from sae_explorer.model.sites import edited
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from sae_lens import SAE
+    from torch import Tensor
+
+    from sae_explorer.subject import Subject
+
+#: SAEs whose feature has no activation of its own at a position, and why.
+_WITHOUT_ACTIVATIONS = {
+    "temporal": "it predicts a part of every activation from the positions before",
+    "matching_pursuit": "it picks features one after another, each for what those before left over",
+    "batchtopk": "it shares out activations over a whole batch; save it as an inference model first",
+    "matryoshka_batchtopk": (
+        "it shares out activations over a whole batch; save it as an inference model first"
+    ),
+}
+
+#: Positions encoded together: a wide SAE has more numbers at each than the model's logits.
+_POSITIONS_AT_ONCE = 512
+
+#: SAEs whose edits were seen to reach a model's output.
+_tried: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """A feature held at one activation, at all positions; 0 ablates it.
+
+    Parameters
+    ----------
+    feature
+        Index of the SAE's feature (latent).
+    value
+        The activation, in the SAE's own units.
+
+    Raises
+    ------
+    ExplorerError
+        If the feature is no index, or the value no finite number.
+    """
+
+    kind: ClassVar[str] = "clamp"
+
+    feature: int
+    value: float
+
+    def __post_init__(self) -> None:
+        for name, wanted in (("feature", "a whole number of at least 0"), ("value", "finite")):
+            given = getattr(self, name)
+            number = given.item() if hasattr(given, "item") else given
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                raise ExplorerError(f"{name} of a Clamp is {given!r}; it must be a number.")
+            right = math.isfinite(number)
+            if name == "feature":
+                right = right and number >= 0 and number == int(number)
+            if not right:
+                raise ExplorerError(f"{name} of a Clamp is {number!r}; it must be {wanted}.")
+            object.__setattr__(self, name, int(number) if name == "feature" else float(number))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the clamp as plain JSON values."""
+        return {"kind": self.kind, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the clamp that :meth:`to_dict` wrote down.
+
+        Raises
+        ------
+        ExplorerError
+            If the values are those of no clamp.
+        """
+        if values.get("kind") != cls.kind or set(values) != {"kind", "feature", "value"}:
+            raise ExplorerError(
+                f"{dict(values)!r} is no intervention; write it as in "
+                "{'kind': 'clamp', 'feature': 17, 'value': 8.0}, or give Clamp(17, 8.0)."
+            )
+        return cls(values["feature"], values["value"])
+
+
+def check(subject: Subject, interventions: Sequence[Clamp]) -> None:
+    """Refuse interventions that cannot be carried out.
+
+    Raises
+    ------
+    ExplorerError
+        If the SAE has no such feature, a feature is clamped twice, its decoder vector is zero, the
+        SAE is of a kind that cannot be clamped, or its hook point is not in the model.
+    """
+    if not interventions:
+        return
+    sae = subject.sae.sae
+    reason = _WITHOUT_ACTIVATIONS.get(sae.cfg.architecture())
+    if reason is not None:
+        raise ExplorerError(
+            f"{subject.sae.sae_id} is a {sae.cfg.architecture()} SAE, whose features cannot be "
+            f"clamped: {reason}."
+        )
+    features = [clamp.feature for clamp in interventions]
+    for feature in features:
+        subject.sae.check_feature(feature)
+        if features.count(feature) > 1:
+            raise ExplorerError(f"Feature {feature} is clamped more than once; give one Clamp.")
+        if not bool(sae.W_dec[feature].any()):
+            raise ExplorerError(
+                f"The decoder vector of feature {feature} is zero, so clamping it changes nothing. "
+                "Choose another one."
+            )
+    subject.site()
+    subject.site_out()
+
+
+@contextmanager
+def applied(subject: Subject, interventions: Sequence[Clamp]) -> Iterator[None]:
+    """Hold the subject for a run in which every forward is changed by the interventions.
+
+    They act on the selected SAE's features, at all positions, with a cache or without. The first
+    time that an SAE is used on a model, a forward of one token checks that they reach the output.
+
+    Parameters
+    ----------
+    subject
+        The model and the SAE.
+    interventions
+        None, one or several, of different features.
+
+    Raises
+    ------
+    ExplorerError
+        As :func:`check` does; or if the output does not change when a feature does.
+    """
+    check(subject, interventions)
+    with subject.run():
+        if not interventions:
+            yield
+            return
+        _try_out(subject, interventions[0].feature)
+        with _edited(subject, _clamped(interventions)):
+            yield
+
+
+def _clamped(interventions: Sequence[Clamp]) -> Callable[[Tensor], Tensor]:
+    """Return what is to be added to activations of features, ``[..., width of the SAE]``."""
+
+    def change(activations: Tensor) -> Tensor:
+        added = torch.zeros_like(activations)
+        for clamp in interventions:
+            added[..., clamp.feature] = clamp.value - activations[..., clamp.feature]
+        return added
+
+    return change
+
+
+@contextmanager
+def _edited(subject: Subject, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Add what ``change`` makes of the features' activations, decoded, while the block runs."""
+    sae, reads, writes = _quiet(subject.sae.sae), subject.site(), subject.site_out()
+    pending: Tensor | None = None
+
+    def decoded_change(x: Tensor) -> Tensor:
+        difference = change(sae.encode(x))
+        # Decoders are affine, so this is decode(a + difference) - decode(a), without the rounding
+        # of two large sums: exactly 0 where nothing changes. One call, since run-time normalisation
+        # keeps its factor from encode to the next decode and no further.
+        both: Tensor = sae.decode(torch.stack([difference, torch.zeros_like(difference)]))
+        return both[0] - both[1]
+
+    def measure(x: Tensor) -> Tensor:
+        nonlocal pending
+        positions = x.to(sae.W_dec.device).flatten(0, 1)  # the SAE casts to its own dtype
+        if subject.sae.reads_centred:
+            positions = positions - positions.mean(dim=-1, keepdim=True)
+        parts = [decoded_change(part) for part in torch.split(positions, _POSITIONS_AT_ONCE)]
+        pending = torch.cat(parts).reshape(*x.shape[:2], -1)
+        return x
+
+    def write(x: Tensor) -> Tensor:
+        nonlocal pending
+        if pending is None:
+            raise ExplorerError(
+                f"{subject.sae.sae_id} writes at {writes.name}, but {type(subject.model).__name__} "
+                f"had not run {reads.name} before, where it reads. Use the model that the SAE was "
+                "trained on."
+            )
+        added, pending = pending.to(x.device), None
+        return x + added  # in the wider of the two dtypes
+
+    with edited(reads, measure), edited(writes, write):
+        yield
+
+
+def _quiet(sae: SAE[Any]) -> SAE[Any]:
+    """Return the SAE as it is to be run, on the same weights: flat activations, no training.
+
+    SAEs of attention's z expect the heads apart, which the model's own activations are not, and
+    remember the shape of what they were given last: the user's object is left alone.
+    """
+    twin = copy.copy(sae)
+    twin.turn_off_forward_pass_hook_z_reshaping()
+    twin.training = False
+    return twin
+
+
+def _try_out(subject: Subject, feature: int) -> None:
+    """Check, once for each SAE on each model, that a change of a feature reaches the output."""
+    sae = subject.sae.sae
+    tried = _tried.setdefault(subject.model, weakref.WeakSet())
+    if sae in tried:
+        return
+    length = float(sae.W_dec[feature].float().norm())
+
+    def much(activations: Tensor) -> Tensor:
+        added = torch.zeros_like(activations)
+        added[..., feature] = 1000 / length
+        return added
+
+    token = torch.zeros((1, 1), dtype=torch.long, device=subject.device)
+    before: Tensor = subject.model(input_ids=token, use_cache=False).logits
+    with _edited(subject, much):
+        after: Tensor = subject.model(input_ids=token, use_cache=False).logits
+    if torch.equal(before, after):
+        raise ExplorerError(
+            f"A change at {subject.site_out().path} does not reach the output of this "
+            f"{type(subject.model).__name__}, so no intervention of {subject.sae.sae_id} would do "
+            "anything. Load the model anew, without compiling it or replacing its layers."
+        )
+    tried.add(sae)
