@@ -23,6 +23,8 @@ test: .venv/test-ready $(STATIC)/widget.js
 benchmarks: .venv/test-ready $(STATIC)/widget.js
 	$(BIN)/python tests/benchmarks/trees.py
 	$(BIN)/python tests/benchmarks/tokens.py
+	$(BIN)/python tests/benchmarks/shapes.py --small
+	$(BIN)/python tests/benchmarks/registry_coverage.py
 	node tests/benchmarks/view.mjs
 
 # Builds the bundled model anew from WordNet, in about an hour on two cores.
