@@ -106,6 +106,10 @@ class Hub:
         The headers by which clients showed who they are.
     sent
         Bytes that were sent of each file.
+    busy
+        Files that are being sent.
+    crowds
+        How many they were each time that one more began.
     waits
         Seconds that the client would have waited before it tried again; here it does not.
     """
@@ -120,6 +124,8 @@ class Hub:
     ranges: list[str] = field(default_factory=list)
     authorizations: list[str] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)
+    busy: set[str] = field(default_factory=set)
+    crowds: list[int] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
     server: ThreadingHTTPServer | None = None
 
@@ -279,6 +285,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        self.hub.busy |= {name} - {""}
+        self.hub.crowds.append(len(self.hub.busy))
+        try:
+            self._send_body(content, name)
+        finally:
+            self.hub.busy.discard(name)
+
+    def _send_body(self, content: bytes, name: str) -> None:
         end = len(content) if self.fault.cut_after is None else self.fault.cut_after
         for start in range(0, min(end, len(content)), _CHUNK):
             time.sleep(self.fault.pause)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -14,6 +15,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +25,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants, get_session
-from huggingface_hub.utils import are_progress_bars_disabled
+from huggingface_hub import close_session, constants, get_session, hf_hub_download
+from huggingface_hub.utils import WeakFileLock, _http, are_progress_bars_disabled
 from sae_lens import SAE
 from sae_lens.loading import pretrained_sae_loaders
 from safetensors.torch import save_file
@@ -30,14 +34,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from hub import SAE_PATHS, SAE_REPOSITORY, Fault, Hub, gemma_stand_in, serving
 from sae_explorer import ExplorerError, Subject
+from sae_explorer.loading import downloads
 from sae_explorer.loading.downloads import access, fetch_model, fetch_sae
 from sae_explorer.loading.failures import cannot_load, without_secrets
+from sae_explorer.loading.network import is_asked
 from sae_explorer.loading.registry import Entry, choose
 
 GEMMA = "google/gemma-2b"
 WEIGHTS = "model.safetensors"
 SAE_WEIGHTS = f"{SAE_PATHS[12]}/sae_weights.safetensors"
 FEATURES = 8192  # an SAE of 3 MB, so that it comes in many parts
+SHAPES = pretrained_sae_loaders.get_safetensors_tensor_shapes
 TOKEN = "hf_" + "aBcDeFgHiJ" * 3
 
 
@@ -88,9 +95,18 @@ def hub(originals: Path, tmp_path: Path) -> Iterator[Hub]:
     with serving(tmp_path / "served", tmp_path / "cache") as running:
         yield running
     assert running.waits == []  # seconds that huggingface_hub would have waited of its own
-    assert not constants.HF_HUB_OFFLINE
-    assert "send" not in vars(get_session())
-    assert not are_progress_bars_disabled()
+    assert is_as_before()
+
+
+def is_as_before() -> bool:
+    """Say whether other libraries are as they are where nothing is loaded."""
+    return (
+        not constants.HF_HUB_OFFLINE
+        and "send" not in vars(get_session())
+        and not are_progress_bars_disabled()
+        and pretrained_sae_loaders.get_safetensors_tensor_shapes is SHAPES
+        and "DISABLE_SAFETENSORS_CONVERSION" not in os.environ
+    )
 
 
 def cached(pattern: str) -> list[Path]:
@@ -154,6 +170,65 @@ def test_weights_in_several_files_are_all_brought(hub: Hub) -> None:
     assert not any(path for path in hub.sent)
     for ours, theirs in zip(loaded.parameters(), model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def shards(hub: Hub, count: int = 6) -> list[str]:
+    """Put a model on the hub whose weights, 1.5 MB each, are in so many files."""
+    folder = hub.repositories / "someone" / "large"
+    folder.mkdir(parents=True)
+    names = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+    for name in names:
+        (folder / name).write_bytes(os.urandom(1_500_000))
+    index = {"weight_map": {f"weight {name}": name for name in names}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return names
+
+
+def test_several_files_come_at_the_same_time(hub: Hub) -> None:
+    names = shards(hub)
+    hub.faults[".safetensors"] = Fault(pause=0.03)
+    told: list[float | None] = []
+    threads: set[str] = set()
+
+    def tell(text: str, share: float | None) -> None:
+        told.append(share)
+        threads.add(threading.current_thread().name)
+
+    fetch_model("someone/large", None, tell)
+    assert max(hub.crowds) == 4
+    assert threads == {threading.current_thread().name}
+    shares = [share for share in told if share is not None]
+    assert shares == sorted(set(shares))
+    assert shares[-1] == 1.0
+    for name in names:
+        (arrived,) = cached(name)
+        assert arrived.read_bytes() == (hub.repositories / "someone/large" / name).read_bytes()
+        assert hub.sent[name] == 1_500_000
+
+
+def test_one_file_that_fails_ends_the_download_of_all_and_what_is_there_is_kept(hub: Hub) -> None:
+    names = shards(hub)
+    hub.faults[names[1]] = Fault(corrupt=True, pause=0.02, methods=("GET",))
+    hub.faults[".safetensors"] = Fault(pause=0.05, methods=("GET",))
+    with pytest.raises(ExplorerError, match=r"^The model someone/large .* has arrived damaged"):
+        fetch_model("someone/large", None, silent)
+    assert hub.sent[names[4]] < 500_000  # it may just have begun
+    assert hub.sent[names[5]] == 0
+    wait_until(lambda: not hub.busy)
+    partial = {path: path.stat().st_size for path in cached("*.incomplete*")}
+    assert len(partial) >= 3
+    hub.faults.clear()
+    hub.sent.clear()
+    fetch_model("someone/large", None, silent)
+    assert sum(hub.sent[name] for name in names) == 6 * 1_500_000 - sum(partial.values())
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait, but not for ever."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_folder_is_not_looked_for_on_the_hub(hub: Hub) -> None:
@@ -253,7 +328,7 @@ def test_a_download_that_keeps_being_cut_off_goes_on_in_the_next_run(hub: Hub) -
     assert hub.ranges == [f"{SAE_WEIGHTS} bytes=600000-"]
     size = (hub.repositories / SAE_REPOSITORY / SAE_WEIGHTS).stat().st_size
     assert hub.sent[SAE_WEIGHTS] == size
-    assert cached("*.incomplete") == []
+    assert cached("*.incomplete*") == []
 
 
 def test_a_download_starts_over_where_parts_are_not_to_be_had(hub: Hub) -> None:
@@ -267,26 +342,123 @@ def test_a_download_starts_over_where_parts_are_not_to_be_had(hub: Hub) -> None:
     assert arrived.read_bytes() == original.read_bytes()
 
 
+@pytest.mark.parametrize("error", [InterruptedError, KeyboardInterrupt])
 def test_raising_while_told_the_progress_ends_the_download_and_keeps_what_is_there(
-    hub: Hub,
+    hub: Hub, error: type[BaseException]
 ) -> None:
     def stop(text: str, share: float | None) -> None:
         if share is not None and share > 0.3:
-            raise InterruptedError
+            raise error
 
     hub.faults[SAE_WEIGHTS] = Fault(pause=0.03)
-    with pytest.raises(InterruptedError):
+    with pytest.raises(error):
         fetch_sae(entry(), stop)
+    assert is_as_before()
     size = (hub.repositories / SAE_REPOSITORY / SAE_WEIGHTS).stat().st_size
-    (partial,) = cached("*.incomplete")
+    (partial,) = cached("*.incomplete*")
     there = partial.stat().st_size
-    assert 0.3 * size < there < 0.7 * size
+    assert 0.3 * size < there < size
     hub.faults.clear()
     hub.ranges.clear()
     told: list[float | None] = []
     fetch_sae(entry(), lambda _, share: told.append(share))
     assert hub.ranges == [f"{SAE_WEIGHTS} bytes={there}-"]
     assert told[0] == pytest.approx(there / size, abs=0.01)
+
+
+@dataclass
+class Blob:
+    """The SAE's weights in the hub's cache."""
+
+    content: bytes
+
+    @property
+    def path(self) -> Path:
+        folder = Path(constants.HF_HUB_CACHE) / f"models--{SAE_REPOSITORY.replace('/', '--')}"
+        return folder / "blobs" / hashlib.sha256(self.content).hexdigest()
+
+    def put_part(self, suffix: str, idle: float = 0.0) -> Path:
+        """Leave the first million bytes, as an earlier try does, idle for so many seconds."""
+        part = self.path.with_name(f"{self.path.name}.incomplete{suffix}")
+        part.parent.mkdir(parents=True)
+        part.write_bytes(self.content[:1_000_000])
+        os.utime(part, (time.time() - idle,) * 2)
+        return part
+
+    @property
+    def lock(self) -> Path:
+        folder = Path(constants.HF_HUB_CACHE) / ".locks" / self.path.parent.parent.name
+        return folder / f"{self.path.name}.lock"
+
+
+@pytest.fixture
+def blob(hub: Hub) -> Blob:
+    return Blob((hub.repositories / SAE_REPOSITORY / SAE_WEIGHTS).read_bytes())
+
+
+class Refrain:
+    """Stops a download when it says a thing for the third time."""
+
+    def __init__(self, words: str) -> None:
+        self.words, self.heard = words, 0
+
+    def __call__(self, text: str, share: float | None) -> None:
+        self.heard += text == f"{self.words} {SAE_REPOSITORY}" and share is None
+        if self.heard == 3:
+            raise InterruptedError
+
+
+def test_what_a_killed_process_has_brought_is_gone_on_with(hub: Hub, blob: Blob) -> None:
+    blob.put_part(".0badcafe", idle=60)
+    fetch_sae(entry(), silent)
+    assert hub.ranges == [f"{SAE_WEIGHTS} bytes=1000000-"]
+    assert blob.path.read_bytes() == blob.content
+    assert cached("*.incomplete*") == []
+
+
+def test_a_long_check_of_what_is_there_is_told_and_can_be_stopped(
+    hub: Hub, blob: Blob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = blob.put_part("")
+    monkeypatch.setattr(downloads, "_BLOCK", 1)
+    with pytest.raises(InterruptedError):
+        fetch_sae(entry(), Refrain("checking what is there of"))
+    assert part.stat().st_size == 1_000_000
+    assert hub.ranges == []
+
+
+@pytest.mark.parametrize("sign", ["lock", "part"])
+def test_another_download_of_the_same_file_is_waited_for_and_one_can_stop_waiting(
+    hub: Hub, blob: Blob, sign: str
+) -> None:
+    with ExitStack() as other:
+        if sign == "lock":
+            blob.lock.parent.mkdir(parents=True)
+            other.enter_context(WeakFileLock(blob.lock))
+        else:
+            other.callback(blob.put_part(".0badcafe").unlink)
+        with pytest.raises(InterruptedError):
+            fetch_sae(entry(), Refrain("waiting for another download of"))
+    assert hub.sent[SAE_WEIGHTS] == 0
+    fetch_sae(entry(), silent)
+    assert blob.path.read_bytes() == blob.content
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_two_downloads_of_a_file_do_no_harm_where_locks_are_ignored(
+    hub: Hub, blob: Blob, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    monkeypatch.setattr(downloads, "WeakFileLock", lambda *_, **__: nullcontext())
+    hub.faults[SAE_WEIGHTS] = Fault(pause=0.02)
+    if begun:
+        blob.put_part("")
+    with ThreadPoolExecutor() as pool:
+        for load in [pool.submit(fetch_sae, entry(), silent) for _ in range(2)]:
+            load.result()
+    assert blob.path.read_bytes() == blob.content
+    assert cached("*.incomplete*") == []
+    if begun:
+        assert hub.ranges == [f"{SAE_WEIGHTS} bytes=1000000-"]
 
 
 # --- What goes wrong ------------------------------------------------------------------------------
@@ -337,10 +509,6 @@ def no_hub(hub: Hub) -> None:
     hub.stop()
 
 
-def no_answer(hub: Hub) -> None:
-    hub.faults["api tree"] = Fault(silent=True)
-
-
 def arrives_damaged(hub: Hub) -> None:
     hub.faults[WEIGHTS] = Fault(corrupt=True, methods=("GET",))
 
@@ -388,7 +556,6 @@ FAULTS: list[tuple[Callable[[Hub], None], Callable[..., Any], dict[str, Any], st
     (server_error_everywhere, load_sae, {}, r"error of its own \(status 502\)"),
     (server_asks_for_patience, load_sae, {}, r"error of its own \(status 503\)"),
     (too_many_requests, load_model, {}, "rate limit.* in 120 seconds"),
-    (no_answer, load_model, {}, "the hub does not answer"),
     (arrives_damaged, load_model, {}, "has arrived damaged. Load it again"),
     (too_large, load_model, {}, r"1,000,000.0 GB are to be .* HF_HOME to a folder on a larger"),
     (only_pickles, load_model, {}, "a pickle file, which can run code .* allow_pickle=True"),
@@ -415,7 +582,7 @@ def test_what_cannot_be_had_is_said_within_five_seconds(
     assert "\n" not in text
     assert text.startswith(f"The {'SAE blocks.12' if load is load_sae else 'model google'}")
     assert TOKEN not in text
-    assert cached("*.incomplete") == []
+    assert cached("*.incomplete*") == []
 
 
 @pytest.mark.parametrize(
@@ -490,8 +657,27 @@ def test_a_hub_that_accepts_and_never_answers_is_left_after_four_seconds(
         monkeypatch.setattr(constants, "ENDPOINT", address)
         began = time.monotonic()
         with access():
-            assert constants.HF_HUB_OFFLINE
+            assert not is_asked()
         assert 3 < time.monotonic() - began < 5
+
+
+def test_a_slow_answer_is_waited_for(hub: Hub) -> None:
+    hub.faults["api tree"] = Fault(pause=6, times=1)
+    with access():
+        fetch_model(GEMMA, None, silent)
+    assert cached(WEIGHTS)
+
+
+def test_a_request_without_an_answer_is_left_after_ten_seconds_and_others_are_made(
+    hub: Hub,
+) -> None:
+    hub.faults["api tree"] = Fault(silent=True)
+    began = time.monotonic()
+    with access():
+        with pytest.raises(ExplorerError, match=r"the hub does not answer\. Try again later"):
+            fetch_model(GEMMA, None, silent)
+        assert time.monotonic() - began < 12
+        assert AutoConfig.from_pretrained(GEMMA).model_type == "gemma"
 
 
 def test_a_name_that_is_never_resolved_is_left_after_four_seconds(
@@ -502,7 +688,7 @@ def test_a_name_that_is_never_resolved_is_left_after_four_seconds(
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait(20))
     began = time.monotonic()
     with access():
-        assert constants.HF_HUB_OFFLINE
+        assert not is_asked()
     assert time.monotonic() - began < 5
     ended.set()
 
@@ -566,27 +752,80 @@ def test_gemma_scope_2_loads_from_the_cache_without_the_hub(hub: Hub) -> None:
     assert (sae.cfg.d_in, sae.cfg.d_sae) == (8, 16)
 
 
-def test_two_loads_at_once_leave_everything_as_it_was(hub: Hub) -> None:
-    shapes = pretrained_sae_loaders.get_safetensors_tensor_shapes
+def test_each_of_two_loads_at_once_asks_the_hub_as_it_was_told(hub: Hub) -> None:
     inside = threading.Barrier(2)
 
-    def block(local_files_only: bool) -> None:
+    def load(local_files_only: bool) -> tuple[bool, bool]:
         with access(local_files_only):
             inside.wait(10)
-            assert constants.HF_HUB_OFFLINE
+            asked = is_asked()
+            with access():
+                nested = is_asked()
             inside.wait(10)
+        return asked, nested
 
-    threads = [threading.Thread(target=block, args=(choice,)) for choice in (True, False)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert not constants.HF_HUB_OFFLINE
-    assert pretrained_sae_loaders.get_safetensors_tensor_shapes is shapes
-    with access(local_files_only=True):
-        with access():
-            assert constants.HF_HUB_OFFLINE
-        assert constants.HF_HUB_OFFLINE
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(load, (True, False))) == [(False, False), (True, True)]
+    assert is_as_before()
+    with access(), access(local_files_only=True):
+        assert not is_asked()
+
+
+@pytest.mark.parametrize("local_files_only", [False, True])
+def test_what_the_user_asks_of_the_hub_meanwhile_is_left_alone(
+    hub: Hub, local_files_only: bool
+) -> None:
+    def as_the_user() -> tuple[int, int]:
+        hf_hub_download(GEMMA, "config.json")
+        address = f"{constants.ENDPOINT}/api/models/{GEMMA}"
+        return (
+            get_session().get(address).status_code,
+            get_session().post(f"{address}/revision/main", timeout=60).status_code,
+        )
+
+    hub.faults["api info"] = hub.faults["api revision"] = Fault(503)
+    with access(local_files_only), ThreadPoolExecutor() as pool:
+        hub.requests.clear()
+        assert pool.submit(as_the_user).result() == (503, 503)
+    assert hub.requests[-2:] == [f"GET {GEMMA} api info", f"POST {GEMMA} api revision"]
+    assert len(hub.requests) == 4  # HEAD and GET of the file
+
+
+def test_what_could_change_the_hub_is_sent_once(hub: Hub) -> None:
+    hub.faults[""] = Fault(503)
+    with access():
+        get_session().post(f"{constants.ENDPOINT}/api/models/{GEMMA}/revision/main")
+    assert hub.requests == [f"POST {GEMMA} api revision"]
+
+
+@pytest.mark.parametrize(
+    ("local_files_only", "raised", "expected", "message"),
+    [
+        (
+            False,
+            ImportError("no socksio"),
+            ExplorerError,
+            "cannot be set up: no socksio. See HTTPS",
+        ),
+        (True, OSError(2, "no file"), ExplorerError, "SSL_CERT_FILE in the environment"),
+        (True, KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
+)
+def test_a_connection_that_cannot_be_set_up_leaves_everything_as_it_was(
+    hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+    local_files_only: bool,
+    raised: BaseException,
+    expected: type[BaseException],
+    message: str | None,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(_http, "_GLOBAL_CLIENT_FACTORY", lambda: fail_with(raised))
+        close_session()
+        with pytest.raises(expected, match=message), access(local_files_only):
+            pass
+    assert is_as_before()
+    assert load_sae().cfg.d_sae == FEATURES
 
 
 def test_the_stand_in_hub_serves_other_processes(originals: Path, tmp_path: Path) -> None:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
 import shutil
+import threading
 import time
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
+from uuid import uuid4
 
 from huggingface_hub import (
     HfApi,
@@ -32,10 +38,11 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 
 from sae_explorer.errors import ExplorerError
 from sae_explorer.loading.failures import BROKEN_OFF, PICKLED, cannot_load
-from sae_explorer.loading.network import PAUSE, HubTrouble, access, is_a
+from sae_explorer.loading.network import PAUSE, HubTrouble, access, is_a, is_asked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
 
     from sae_explorer.loading.registry import Entry
 
@@ -56,8 +63,15 @@ _BLOCK = 1 << 20
 _RESUMPTIONS = 2
 _WORTHWHILE = 64 << 20
 
+#: Files that are downloaded at the same time.
+_AT_ONCE = 4
+
 #: Seconds between two reports of the progress.
 _BETWEEN = 0.2
+
+#: A partial file is nobody's when nothing has been done to it for so many seconds longer than a
+#: connection that has gone silent is waited for.
+_ABANDONED = 10.0
 
 #: The files besides the weights that transformers looks for, in the root of a repository.
 _SETTINGS = (
@@ -247,15 +261,11 @@ class _File:
     there: bool = False
 
     @property
-    def partial(self) -> Path | None:
-        return self.blob and self.blob.with_name(f"{self.blob.name}.incomplete")
-
-    @property
     def arrived(self) -> int:
         """Bytes that need not be downloaded."""
         if self.there:
             return self.size
-        return self.partial.stat().st_size if self.partial and self.partial.exists() else 0
+        return max((size for size, _, _ in _partials(self.blob)), default=0) if self.blob else 0
 
 
 def _fetch(
@@ -265,9 +275,8 @@ def _fetch(
 
     Where the needed ones are in the cache, the hub's refusal is no failure: they are what is loaded.
     """
-    told = _Told(tell)
     with access():
-        if constants.HF_HUB_OFFLINE:
+        if not is_asked():
             if source.force:
                 raise ExplorerError(
                     f"{source.what} cannot be fetched anew, since the hub is not asked. Leave "
@@ -284,12 +293,7 @@ def _fetch(
         if all(file.there for file in files):
             return
         _check_room(source, files)
-        try:
-            _bring(source, files, told)
-        except Exception as error:
-            if error is told.stopped:
-                raise
-            raise cannot_load(source.what, error, token=source.token) from error
+        _bring(source, files, tell)
 
 
 def _planned(source: _Source, path: str, size: int) -> _File:
@@ -325,22 +329,39 @@ def _check_room(source: _Source, files: list[_File]) -> None:
         )
 
 
-def _bring(source: _Source, files: list[_File], told: _Told) -> None:
-    """Download the files that are not there, one after the other."""
-    told.begin(source.repo, sum(file.size for file in files))
-    done = sum(file.size for file in files if file.there)
-    for file in files:
-        if file.there:
-            continue
-        told.say(done + file.arrived)
-        if file.blob is not None:
-            _bring_large(source, file, file.blob, told, done)
-        source.download(file.path, force=source.force and file.blob is None)
-        done += file.size
-        told.say(done)
+def _bring(source: _Source, files: list[_File], tell: Tell) -> None:
+    """Download the files that are not there, several at a time, and report from this thread."""
+    progress = _Progress(source.repo, files)
+    pool = ThreadPoolExecutor(_AT_ONCE, "download")
+    left: set[Future[None]] = set()
+    try:
+        for file in files:
+            if not file.there:
+                run = copy_context().run  # the threads are in this thread's block of access
+                left.add(pool.submit(run, _bring_one, source, file, progress))
+        while left:
+            progress.report(tell)
+            done, left = wait(left, _BETWEEN, FIRST_EXCEPTION)
+            for job in done:
+                try:
+                    job.result()
+                except Exception as error:
+                    raise cannot_load(source.what, error, token=source.token) from error
+        progress.report(tell)
+    finally:
+        progress.stop.set()
+        pool.shutdown(cancel_futures=True)
 
 
-def _bring_large(source: _Source, file: _File, blob: Path, told: _Told, done: int) -> None:
+def _bring_one(source: _Source, file: _File, progress: _Progress) -> None:
+    if file.blob is not None:
+        _bring_large(source, file, file.blob, progress)
+    progress.go_on()
+    source.download(file.path, force=source.force and file.blob is None)
+    progress.arrived[file.path] = file.size
+
+
+def _bring_large(source: _Source, file: _File, blob: Path, progress: _Progress) -> None:
     """Download a file to its place in the cache, going on from what an earlier try has brought.
 
     huggingface_hub downloads to a file of another name each time, so that what was cut off is lost.
@@ -348,35 +369,93 @@ def _bring_large(source: _Source, file: _File, blob: Path, told: _Told, done: in
     lock = blob.parents[2] / ".locks" / blob.parent.parent.name / f"{blob.name}.lock"
     for folder in (blob.parent, lock.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    # The lock that huggingface_hub takes. Where a file system ignores locks the checksum notices.
-    with WeakFileLock(lock):
+    with _locked(lock, file.path, progress):
+        claimed = _claimed(blob, file.path, progress)
         if blob.exists() and not source.force:
+            claimed.unlink(missing_ok=True)
             return
-        partial = file.partial
-        assert partial is not None
         try:
-            _stream(source, file, partial, told, done)
+            _stream(source, file, claimed, progress)
         except BaseException as error:
             full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-            if full or (partial.exists() and partial.stat().st_size == 0):
-                partial.unlink(missing_ok=True)
+            if claimed.exists() and not full and claimed.stat().st_size:
+                claimed.replace(blob.with_name(f"{blob.name}.incomplete"))  # for the next try
+            else:
+                claimed.unlink(missing_ok=True)
             raise
-        partial.replace(blob)
+        claimed.replace(blob)
         if file.linked is not None and not file.linked.is_symlink():
             file.linked.unlink(missing_ok=True)  # a copy, where there are no links
 
 
-def _stream(source: _Source, file: _File, partial: Path, told: _Told, done: int) -> None:
+@contextmanager
+def _locked(lock: Path, path: str, progress: _Progress) -> Iterator[None]:
+    """Hold the lock that huggingface_hub takes for a file, which may take long to get."""
+    with ExitStack() as held:
+        while True:
+            progress.go_on()
+            try:
+                held.enter_context(WeakFileLock(lock, timeout=PAUSE))
+                break
+            except TimeoutError:
+                progress.doing[path] = "waiting for another download of"
+        progress.doing.pop(path, None)
+        yield
+
+
+def _partials(blob: Path) -> list[tuple[int, float, Path]]:
+    """Return what earlier tries, and those of other processes, have brought of a file.
+
+    Returns
+    -------
+    list of (int, float, Path)
+        Size in bytes, time of the last change in seconds, and path; the largest last.
+    """
+    found = []
+    for path in blob.parent.glob(f"{blob.name}.incomplete*"):
+        try:
+            state = path.stat()
+        except FileNotFoundError:  # renamed just now
+            continue
+        found.append((state.st_size, state.st_mtime, path))
+    return sorted(found)
+
+
+def _claimed(blob: Path, path: str, progress: _Progress) -> Path:
+    """Take what is there of a file under a name that no other process writes to.
+
+    Some file systems ignore locks. There a name that changes is the lock: what another process has
+    claimed is waited for, unless that one has been killed.
+    """
+    claimed = blob.with_name(f"{blob.name}.incomplete.{uuid4().hex[:8]}")
+    free = blob.with_name(f"{blob.name}.incomplete")
+    while partials := _partials(blob):
+        progress.go_on()
+        _, changed, largest = partials[-1]
+        idle = time.time() - changed
+        if largest != free and idle < _ABANDONED + constants.HF_HUB_DOWNLOAD_TIMEOUT:
+            progress.doing[path] = "waiting for another download of"
+            progress.stop.wait(_BETWEEN)
+            continue
+        try:
+            os.utime(largest)  # from now on it is somebody's
+            largest.rename(claimed)
+        except FileNotFoundError:  # another process was faster
+            continue
+        break
+    progress.doing.pop(path, None)
+    return claimed
+
+
+def _stream(source: _Source, file: _File, partial: Path, progress: _Progress) -> None:
     """Append to a partial file until it is whole, and compare it with the hub's checksum."""
     headers = {**build_hf_headers(token=source.token), "Accept-Encoding": "identity"}
-    checksum = hashlib.sha256()
     cut_off = 0
     with partial.open("a+b") as target:
-        target.seek(0)
-        while chunk := target.read(_BLOCK):
-            checksum.update(chunk)
+        checksum = _checked(target, file.path, progress)
         while (start := target.tell()) < file.size:
             failure = None
+            os.utime(partial)  # somebody is at it
             wanted = {**headers, "Range": f"bytes={start}-"}
             try:
                 with get_session().stream(
@@ -393,7 +472,8 @@ def _stream(source: _Source, file: _File, partial: Path, told: _Told, done: int)
                     for chunk in response.iter_bytes():
                         target.write(chunk)
                         checksum.update(chunk)
-                        told.say(done + target.tell())
+                        progress.arrived[file.path] = target.tell()
+                        progress.go_on()
             except Exception as error:
                 if not is_a(error, "TransportError"):
                     raise
@@ -403,7 +483,8 @@ def _stream(source: _Source, file: _File, partial: Path, told: _Told, done: int)
             if target.tell() < file.size:
                 if brought <= 0 or cut_off > _RESUMPTIONS:
                     raise HubTrouble(BROKEN_OFF) from failure
-                time.sleep(PAUSE)
+                progress.stop.wait(PAUSE)
+                progress.go_on()
         whole = target.tell() == file.size
     named = partial.name.split(".")[0]
     # Large files are known by their SHA-256.
@@ -412,31 +493,54 @@ def _stream(source: _Source, file: _File, partial: Path, told: _Told, done: int)
         raise HubTrouble("it has arrived damaged. Load it again to fetch it anew.")
 
 
-class _Told:
-    """Passes progress on, not too often, and remembers whether it was told to stop."""
+def _checked(target: BinaryIO, path: str, progress: _Progress) -> hashlib._Hash:
+    """Return the checksum of what a partial file holds; it is then at its end."""
+    checksum = hashlib.sha256()
+    target.seek(0)
+    progress.doing[path] = "checking what is there of"
+    while chunk := target.read(_BLOCK):
+        progress.go_on()
+        checksum.update(chunk)
+        os.utime(target.name)
+    progress.doing.pop(path)
+    return checksum
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
-        self._repo, self._total, self._most, self._last = "", 0, -1, 0.0
-        self.stopped: BaseException | None = None
 
-    def begin(self, repo: str, total: int) -> None:
-        self._repo, self._total = repo, total
+class _Progress:
+    """How far the downloads of several files are: written by their threads, reported by one.
 
-    def say(self, arrived: int) -> None:
-        """Report how many bytes are there; never fewer than were reported before."""
-        now = time.monotonic()
-        final = arrived >= self._total
-        if arrived <= self._most or (now - self._last < _BETWEEN and not final):
-            return
-        self._most, self._last = arrived, now
-        amount = f"{_bytes(arrived, self._total)} of {_bytes(self._total)}"
-        share = arrived / self._total if self._total else 1.0
-        try:
-            self._tell(f"downloading {self._repo}: {amount}", share)
-        except BaseException as error:
-            self.stopped = error
-            raise
+    Attributes
+    ----------
+    arrived
+        Bytes that are there, by path.
+    doing
+        What is done with a file while nothing of it arrives, by path.
+    stop
+        Set when the downloads are to end.
+    """
+
+    def __init__(self, repo: str, files: list[_File]) -> None:
+        self._repo, self._total = repo, sum(file.size for file in files)
+        self._most = -1
+        self.arrived = {file.path: file.arrived for file in files}
+        self.doing: dict[str, str] = {}
+        self.stop = threading.Event()
+
+    def go_on(self) -> None:
+        """Raise an error if the downloads are to end."""
+        if self.stop.is_set():
+            raise CancelledError
+
+    def report(self, tell: Tell) -> None:
+        """Tell how many bytes are there, never fewer than before; or what is done meanwhile."""
+        arrived = sum(self.arrived.values())
+        if arrived > self._most:
+            self._most = arrived
+            amount = f"{_bytes(arrived, self._total)} of {_bytes(self._total)}"
+            share = arrived / self._total if self._total else 1.0
+            tell(f"downloading {self._repo}: {amount}", share)
+        elif doing := next(iter(self.doing.copy().values()), None):
+            tell(f"{doing} {self._repo}", None)
 
 
 def _bytes(count: int, whole: int | None = None) -> str:

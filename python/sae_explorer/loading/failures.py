@@ -23,6 +23,11 @@ _FULL = "the disk is full. Free some space, or set HF_HOME to a folder on a larg
 BROKEN_OFF = (
     "the connection to the hub broke off. Run it again: a download goes on where it stopped."
 )
+CHOSEN = "the cache does not hold it, and local_files_only is set. Leave it out to download it."
+UNREACHABLE = (
+    "the hub cannot be reached and the cache does not hold it. Check the connection, or give "
+    "folders to Subject.from_folder."
+)
 _SMALLER = (
     'there is not enough memory for it. Give a smaller dtype, as in dtype="bfloat16", or another '
     "device, or choose a smaller one."
@@ -32,7 +37,7 @@ _SMALLER = (
 _SECRETS = (
     (re.compile(r"\bhf_[A-Za-z0-9]{6,}"), "hf_..."),
     (re.compile(r"\b(Bearer|Basic)\s+\S+", re.IGNORECASE), r"\1 ..."),
-    (re.compile(r"(https?://)[^/\s@]+@"), r"\1"),
+    (re.compile(r"(\w+://)[^/\s@]+@"), r"\1"),
     (re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+"), r"\1"),  # signatures of download addresses
 )
 
@@ -160,23 +165,15 @@ def _by_kind(error: BaseException) -> str | None:
 
 
 def _not_in_the_cache() -> str:
-    from sae_explorer.loading.network import why_offline
+    from huggingface_hub import constants
 
-    reason = why_offline()
-    if reason == "local_files_only":
-        return (
-            "the cache does not hold it, and local_files_only is set. Leave it out to download it."
-        )
-    if reason == "environment":
-        names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-        name = next((name for name in names if os.environ.get(name)), names[0])
-        return (
-            f"the cache does not hold it, and the hub is not asked since {name} is set in the "
-            f"environment. Start without {name} to download it."
-        )
+    if not constants.HF_HUB_OFFLINE:
+        return UNREACHABLE
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    name = next((name for name in names if os.environ.get(name)), names[0])
     return (
-        "the hub cannot be reached and the cache does not hold it. Check the connection, or give "
-        "folders to Subject.from_folder."
+        f"the cache does not hold it, and the hub is not asked since {name} is set in the "
+        f"environment. Start without {name} to download it."
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,61 +20,87 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     parse_ratelimit_headers,
 )
 
+from sae_explorer.errors import ExplorerError
+from sae_explorer.loading.failures import CHOSEN, UNREACHABLE, without_secrets
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Seconds within which the hub has to answer at all.
+#: Seconds within which the hub has to be there at all.
 PATIENCE = 4.0
 
 #: Seconds before the one more try that a request gets: enough for a hiccup.
 PAUSE = 1.0
 
-#: huggingface_hub's own limit to the seconds without an answer; a longer one is the user's wish.
+#: Seconds within which the hub answers a request, huggingface_hub's own limit; a longer one is the
+#: user's wish.
 _CUSTOMARY = 10.0
 
 _FROM_CACHE = "What is in the cache loads with local_files_only=True."
 
 
 class HubTrouble(OfflineModeIsEnabled):
-    """The hub answers badly or not at all; the message says how, and what to do.
+    """The hub answers badly or not at all, or is not asked; the message says why, and what to do.
 
     For huggingface_hub and transformers it is what they raise in offline mode: they do not try
     again, and take what the cache holds.
     """
 
 
+@dataclass(eq=False)
+class _Block:
+    """What a block of :func:`access` knows.
+
+    Parameters
+    ----------
+    refusal
+        Why nothing is asked; None where the hub is asked.
+    known
+        What went wrong, by host, or by host and path.
+    """
+
+    refusal: str | None
+    known: dict[str, str] = field(default_factory=dict)
+
+
+#: The block in which this thread is. The user's own requests, in other threads, are in none.
+_block: ContextVar[_Block | None] = ContextVar("block of access to the hub", default=None)
+
+
 @contextmanager
 def access(local_files_only: bool = False) -> Iterator[None]:
     """Let loads fail fast, and the cache serve at once where the hub cannot be reached.
 
-    While the block runs, huggingface_hub is offline if ``local_files_only`` is set or the hub does
-    not answer; otherwise each request gets one more try, after a second, and then
-    :class:`HubTrouble` is raised. Blocks may be nested, and run in several threads: all requests of
-    the process are treated alike, and everything is as before when the last block ends.
+    While the block runs, the hub is not asked if ``local_files_only`` is set or it does not answer;
+    otherwise each request gets one more try, after a second, and then :class:`HubTrouble` is
+    raised. This holds for the requests of this thread (and of those that run in a copy of its
+    context). Blocks may be nested, and run in several threads.
 
     Parameters
     ----------
     local_files_only
         Do not ask the hub at all.
+
+    Raises
+    ------
+    ExplorerError
+        If the settings of the connection, such as a proxy's, are of no use.
     """
-    reason = "local_files_only" if local_files_only else None
-    if reason is None and not constants.HF_HUB_OFFLINE and not _guard.active and not _reachable():
-        reason = "unreachable"
-    with _guard.on(reason):
+    outer = _block.get()
+    if outer is not None and (outer.refusal or not local_files_only):
+        yield
+        return
+    refusal = CHOSEN if local_files_only else None
+    if refusal is None and not constants.HF_HUB_OFFLINE and not _reachable():
+        refusal = UNREACHABLE
+    with _guard.on(_Block(refusal)):
         yield
 
 
-def why_offline() -> str | None:
-    """Return why the hub is not asked now.
-
-    Returns
-    -------
-    str or None
-        ``"local_files_only"``, ``"unreachable"``, ``"environment"``; None where it is asked.
-    """
-    if _guard.reasons:
-        return _guard.reasons[-1]
-    return "environment" if constants.HF_HUB_OFFLINE else None
+def is_asked() -> bool:
+    """Return whether requests of this thread get to the hub."""
+    block = _block.get()
+    return not constants.HF_HUB_OFFLINE and (block is None or block.refusal is None)
 
 
 def _reachable() -> bool:
@@ -102,83 +131,104 @@ class _Guard:
     """
 
     def __init__(self) -> None:
-        self.reasons: list[str] = []
         self._lock = threading.Lock()
-        self._blocks = 0
-        self._guarded: list[Any] = []
-        self._known: dict[str, str] = {}
-        self._was_offline = False
-        self._meanwhile = ExitStack()
-
-    @property
-    def active(self) -> bool:
-        return self._blocks > 0
+        self._blocks: set[_Block] = set()
+        self._undo = ExitStack()
 
     @contextmanager
-    def on(self, reason: str | None) -> Iterator[None]:
-        with self._lock:
-            if self._blocks == 0:
-                self._was_offline = constants.HF_HUB_OFFLINE
-                with ExitStack() as meanwhile:
-                    meanwhile.enter_context(_without_bars())
-                    meanwhile.enter_context(_shapes_from_cache())
-                    self._meanwhile = meanwhile.pop_all()
-            self._blocks += 1
-            if reason is not None:
-                self.reasons.append(reason)
-            constants.HF_HUB_OFFLINE = self._was_offline or bool(self.reasons)
-            session = get_session()
-            if "send" not in vars(session):
-                vars(session)["send"] = partial(self._send, session.send)
-                self._guarded.append(session)
+    def on(self, block: _Block) -> Iterator[None]:
+        outer = _block.get()
         try:
+            with self._lock:
+                self._prepare(block)
+            _block.set(block)
             yield
         finally:
+            _block.set(outer)
             with self._lock:
-                self._blocks -= 1
-                if reason is not None:
-                    self.reasons.remove(reason)
-                constants.HF_HUB_OFFLINE = self._was_offline or bool(self.reasons)
-                if self._blocks == 0:
-                    for session in self._guarded:
-                        vars(session).pop("send", None)
-                    self._guarded.clear()
-                    self._known.clear()
-                    self._meanwhile.close()
+                self._blocks.discard(block)
+                if not self._blocks:
+                    self._undo.close()
 
-    def _send(self, send: Any, request: Any, **options: Any) -> Any:
-        """Send a request; once more after a failure that may pass, and never again after that."""
-        if not options.get("stream"):  # a download may pause for longer
-            limits = request.extensions.get("timeout", {})
-            request.extensions["timeout"] = {
-                phase: PATIENCE if seconds is None or seconds <= _CUSTOMARY else seconds
-                for phase, seconds in limits.items()
-            }
-        host = f"{request.url.host}:{request.url.port}"
-        address = f"{host} {request.url.path}"
-        for final in (False, True):
-            for where in (host, address):
-                if where in self._known:
-                    raise HubTrouble(self._known[where])
-            response, cause = None, None
-            try:
-                response = send(request, **options)
-            except Exception as error:
-                if not is_a(error, "TransportError"):
-                    raise
-                cause, where = error, host
-                wait, trouble = _lost(error)
-            else:
-                if response.status_code not in (408, 429) and response.status_code < 500:
-                    return response
-                response.close()
+    def _prepare(self, block: _Block) -> None:
+        """Make ready for one more block; what is done is noted in ``_undo``."""
+        if not constants.HF_HUB_OFFLINE:
+            session = _session()
+            if "send" not in vars(session):
+                self._undo.callback(vars(session).pop, "send", None)
+                vars(session)["send"] = partial(_send, session.send)
+        if not self._blocks:
+            self._undo.enter_context(_without_bars())
+            self._undo.enter_context(_without_conversions())
+            self._undo.enter_context(_shapes_from_cache())
+        self._blocks.add(block)
+
+
+def _session() -> Any:
+    try:
+        return get_session()
+    except Exception as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ExplorerError(
+            without_secrets(
+                f"The connection to the hub cannot be set up: {reason}. See HTTPS_PROXY "
+                "and SSL_CERT_FILE in the environment."
+            )
+        ) from error
+
+
+def _send(send: Any, request: Any, **options: Any) -> Any:
+    """Send a request; in a block, once more after a failure that may pass, and never again."""
+    block = _block.get()
+    if block is not None and block.refusal is not None:
+        raise HubTrouble(block.refusal)
+    if block is None or not _only_asks(request):
+        return send(request, **options)
+    limits = request.extensions.get("timeout", {})
+    request.extensions["timeout"] = {
+        phase: _limit(phase, seconds) for phase, seconds in limits.items()
+    }
+    host = f"{request.url.host}:{request.url.port}"
+    address = f"{host} {request.url.path}"
+    for final in (False, True):
+        for where in (host, address):
+            if where in block.known:
+                raise HubTrouble(block.known[where])
+        response, cause = None, None
+        try:
+            response = send(request, **options)
+        except Exception as error:
+            if not is_a(error, "TransportError"):
+                raise
+            cause, where = error, host
+            wait, trouble = _lost(error)
+            # One slow answer says little about the others; two do.
+            if is_a(error, "ReadTimeout") and trouble not in block.known.values():
                 where = address
-                wait, trouble = _refused(response)
-            if final or wait > PAUSE:
-                self._known[where] = trouble
-                raise HubTrouble(trouble) from cause
-            time.sleep(PAUSE)
-        raise AssertionError
+        else:
+            if response.status_code not in (408, 429) and response.status_code < 500:
+                return response
+            response.close()
+            where = address
+            wait, trouble = _refused(response)
+        if final or wait > PAUSE:
+            block.known[where] = trouble
+            raise HubTrouble(trouble) from cause
+        time.sleep(PAUSE)
+    raise AssertionError
+
+
+def _limit(phase: str, seconds: float | None) -> float:
+    """Return the seconds for a phase of a request whose own limit is given."""
+    if seconds is not None and seconds > _CUSTOMARY:
+        return seconds
+    most = PATIENCE if phase in ("connect", "pool") else _CUSTOMARY
+    return most if seconds is None else min(seconds, most)
+
+
+def _only_asks(request: Any) -> bool:
+    """Say whether a request changes nothing on the hub, so that it may be sent twice."""
+    return request.method in ("GET", "HEAD") or "/paths-info/" in request.url.path
 
 
 def _lost(error: Exception) -> tuple[float, str]:
@@ -231,6 +281,24 @@ def _without_bars() -> Iterator[None]:
         yield
     finally:
         enable_progress_bars()
+
+
+@contextmanager
+def _without_conversions() -> Iterator[None]:
+    """Keep transformers from asking for a model's conversion, in a thread that outlives the load.
+
+    It does so for pickled weights, and a service then opens a pull request in their repository.
+    """
+    name = "DISABLE_SAFETENSORS_CONVERSION"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextmanager
