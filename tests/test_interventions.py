@@ -33,6 +33,8 @@ from test_trees_parity import GHOST_TOKEN, PROMPTS, ghost_id, prompt_ids, state,
 from zoo import SAE_KINDS, attentions, build_model, build_sae, build_tokenizer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel
 
 FEATURE = 3
@@ -423,6 +425,13 @@ def test_saes_without_an_activation_of_one_feature_are_refused(sae: Any, reason:
         (3, math.inf, "value of a Clamp is inf; it must be finite"),
         (3, math.nan, "value of a Clamp is nan"),
         (3, None, "value of a Clamp is None"),
+        (3, 10**400, "value of a Clamp is 1000.*; it must be finite"),
+        (10**400, 1.0, "feature of a Clamp is 1000"),
+        (
+            np.array([1, 2]),
+            1.0,
+            r"feature of a Clamp is array\(\[1, 2\]\); it must be a number",
+        ),
     ],
 )
 def test_a_clamp_is_checked(feature: Any, value: Any, message: str) -> None:
@@ -437,6 +446,52 @@ def test_a_clamp_takes_numbers_of_numpy_and_torch() -> None:
 
 
 # --- The request --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["expected_average_only_in", "covariance_whitening"])
+def test_an_sae_whose_scale_is_not_in_its_weights_is_refused(how: str) -> None:
+    sae = copy.deepcopy(build_sae(48))
+    sae.cfg.normalize_activations = how
+    with pytest.raises(ExplorerError, match=r"units are unknown. Fold it in first: sae\.fold_act"):
+        tree_of(Subject(build_model("llama"), build_tokenizer(), sae), interventions=[CLAMP])
+
+
+def test_a_clamp_before_the_queries_reaches_the_output() -> None:
+    # On a single token attention has nothing to choose from, and queries have no effect.
+    model = build_model("llama")
+    sae = build_sae(48, hook_name="model.layers.1.self_attn.q_proj.output")
+    plain_tree = tree_of(Subject(model, build_tokenizer(), sae))
+    held = tree_of(Subject(model, build_tokenizer(), sae), interventions=[Clamp(FEATURE, 30.0)])
+    assert not compare(paths(held), paths(plain_tree), LIMITS["cutoff"]).agrees()
+
+
+def test_a_clamped_tree_asks_only_a_subject_with_its_own_sae(tmp_path: Path) -> None:
+    saes = [build_sae(48, layer=1), build_sae(48, layer=2, seed=1)]
+    subject = Subject(build_model("llama"), build_tokenizer(), saes)
+    tree = tree_of(subject, interventions=[CLAMP])
+    tree.to_json(tmp_path / "tree.json")
+    read = DefinitionTree.from_json(tmp_path / "tree.json")
+    answer = tree.definitions(1)[0].token_ids
+    assert read.probability_of(answer, subject=subject) == tree.probability_of(answer)
+    with pytest.raises(ExplorerError, match=r"under interventions of blocks.1.*Select it first"):
+        read.probability_of(answer, subject=subject.select(layer=2))
+
+
+def test_a_clamped_tree_says_so() -> None:
+    tree = tree_of(subject_of(CASES["llama-mlp_out"]), interventions=[Clamp(FEATURE, 2.5)])
+    assert tree.request.label == f"embedding, feature {FEATURE} at 2.5"
+    assert tree.request.label in repr(tree)
+
+
+def test_a_tree_without_interventions_has_the_hash_that_it_had_before_there_were_any() -> None:
+    tree = tree_of(subject_of(CASES["llama-mlp_out"]))
+    assert "interventions" not in json.loads(tree.to_json())["request"]
+    assert (
+        "interventions"
+        in json.loads(tree_of(subject_of(CASES["llama-mlp_out"]), interventions=[CLAMP]).to_json())[
+            "request"
+        ]
+    )
 
 
 def test_interventions_survive_the_way_through_json() -> None:

@@ -1256,6 +1256,61 @@ def test_an_sae_that_cannot_be_loaded_leaves_the_one_before_usable(
     assert explorer.wait().status.state == "done"
 
 
+def test_nothing_of_the_sae_before_is_left_when_growth_for_the_next_is_cancelled(
+    look: Callable[..., FeatureExplorer], slow: Gate
+) -> None:
+    explorer = look().wait()
+    front_end = browser(explorer)
+    slow.shut()
+    explorer.layer = 0
+    explorer.cancel()
+    slow.open()
+    explorer.wait()
+    assert explorer.layer == front_end.state["_subject"]["layer"] == 0
+    assert explorer.tree is None or explorer.tree.provenance.sae["hook_name"] == FIRST
+    assert explorer.status.nodes == len(explorer.tree or ())
+    explorer.resume()
+    assert_shows(explorer.wait(), several().select(layer=0))
+
+
+def test_only_the_last_saes_that_were_loaded_in_passing_stay_in_memory(
+    look: Callable[..., FeatureExplorer], shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sae_explorer.widget.session._IN_PASSING", 1)
+    shelf.open.set()
+    explorer = look().wait()
+    for layer in (12, 10, 12):
+        explorer.layer = layer
+        explorer.wait()
+    assert shelf.asked == [12, 10, 12]
+    held = [sae["layer"] for sae in browser(explorer).state["_subject"]["saes"] if sae["held"]]
+    assert held == [0, 6, 12]  # what it began with, and the last one
+
+
+def test_saes_of_the_same_name_in_two_releases_can_all_be_chosen(
+    look: Callable[..., FeatureExplorer],
+) -> None:
+    name, model = "layer_1/width_16k/canonical", build_model("llama")
+    ours = StudiedSAE(build_sae(48, layer=1), name, "gemma-scope-2b-pt-res-canonical")
+    theirs = StudiedSAE(build_sae(48, layer=1, seed=5), name, "gemma-scope-2b-pt-mlp-canonical")
+    subject = Subject(model, build_tokenizer(), [ours, theirs])
+    explorer = FeatureExplorer(subject=subject.select(release=ours.release), feature=3, **OPTIONS)
+    explorer.wait()
+    labels = {
+        (sae["release"], sae["label"])
+        for sae in browser(explorer).state["_subject"]["saes"]
+        if sae["held"]
+    }
+    assert len({label for _release, label in labels}) == 2
+    for wanted in (theirs, ours):
+        message = {"type": "select", "release": wanted.release, "sae_id": name}
+        assert browser(explorer).ask(message)["ok"]
+        assert explorer.wait().subject.sae is wanted
+    explorer.layer = 1  # of the release that is shown
+    assert explorer.wait().subject.sae is ours
+    explorer.close()
+
+
 def test_an_sae_that_could_not_be_loaded_can_be_tried_again(
     look: Callable[..., FeatureExplorer], shelf: Shelf
 ) -> None:
@@ -1307,12 +1362,11 @@ def test_a_page_written_during_a_switch_is_about_one_sae(
     front_end = browser(explorer)
     slow.let(1)
     # The other panels need no forward: they are about the next SAE already.
-    front_end.until(lambda: explorer.tokens.provenance.sae["hook_name"] == FIRST)
+    front_end.until(lambda: explorer.tokens is not None)
     page = explorer.to_html()
-    assert "blocks.6.hook_resid_post of" in page
-    assert "the tree before the last change" in page
-    assert FIRST not in page
-    assert "blocks.6" in explorer.snapshot()._repr_html_()
+    assert f"{FIRST} of" in page
+    assert "there was no tree yet" in page
+    assert "blocks.6" not in page + explorer.snapshot()._repr_html_()
     slow.open()
     assert_shows(explorer.wait(), several().select(layer=0))
     assert "blocks.6" not in explorer.to_html()
@@ -1670,6 +1724,16 @@ def test_out_of_memory_is_known_however_a_device_says_it() -> None:
     assert trees.out_of_memory(said.value)
     assert trees.out_of_memory(MemoryError())
     assert not trees.out_of_memory(RuntimeError("shapes do not match"))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("layr", "Did you mean 'layer'"), ("release", r"select\(sae_id=")]
+)
+def test_an_attribute_that_would_do_nothing_is_refused(
+    explore: Callable[..., FeatureExplorer], name: str, hint: str
+) -> None:
+    with pytest.raises(ExplorerError, match=rf"There is no option '{name}'. .*{hint}"):
+        setattr(explore(), name, 6)
 
 
 def test_a_misspelt_option_is_refused(explore: Callable[..., FeatureExplorer]) -> None:

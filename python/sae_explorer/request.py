@@ -123,7 +123,13 @@ class Request:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values, in the order of their declaration."""
-        values = {name: getattr(self, name) for name in options(type(self))}
+        kinds = _field_types(type(self))
+        values = {
+            name: getattr(self, name)
+            for name in options(type(self))
+            # Left out where there are none, as they were before there were any.
+            if getattr(self, name) or not _has_fields(kinds[name])
+        }
         return {
             k: [item.to_dict() if _is_structured(type(item)) else item for item in v]
             if isinstance(v, tuple)
@@ -190,11 +196,10 @@ def schema(request: type[Request]) -> list[dict[str, Any]]:
     entries = []
     for name, entry in options(request).items():
         accepted = _members(kinds[name])
-        base = next(kind for kind in accepted if kind is not types.NoneType)
-        several = typing.get_origin(base) is tuple
-        if several and _is_structured(typing.get_args(base)[0]):
+        if _has_fields(kinds[name]):
             continue
-        kind = "floats" if several else base.__name__
+        base = next(kind for kind in accepted if kind is not types.NoneType)
+        kind = "floats" if typing.get_origin(base) is tuple else base.__name__
         default = defaults[name]
         entries.append(
             {
@@ -280,6 +285,11 @@ def _members(kind: Any) -> tuple[Any, ...]:
 def _is_structured(kind: Any) -> bool:
     """Tell values that have fields of their own from numbers and words."""
     return dataclasses.is_dataclass(kind)
+
+
+def _has_fields(kind: Any) -> bool:
+    """Tell whether an option takes several values that have fields of their own."""
+    return typing.get_origin(kind) is tuple and _is_structured(typing.get_args(kind)[0])
 
 
 def _coerce(name: str, value: Any, kind: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -228,12 +229,14 @@ def as_studied(
     if isinstance(sae, Mapping):
         return tuple(StudiedSAE(value, name) for name, value in sae.items())
     several = sae if isinstance(sae, Sequence) else [sae]
-    studied = []
+    studied: list[StudiedSAE] = []
     for item in several:
         if isinstance(item, StudiedSAE):
             studied.append(item)
         elif hasattr(item, "W_dec") and hasattr(item, "cfg"):
-            studied.append(StudiedSAE(item, str(item.cfg.metadata.hook_name or "sae")))
+            name = str(item.cfg.metadata.hook_name or "sae")
+            like = sum(re.sub(r" \(\d+\)$", "", known.sae_id) == name for known in studied)
+            studied.append(StudiedSAE(item, f"{name} ({like + 1})" if like else name))
         else:
             raise ExplorerError(
                 f"The SAE is a {type(item).__name__}; a SAELens SAE is needed, such as "

@@ -235,8 +235,15 @@ class Subject:
             **model_kwargs,
         )
 
-    def select(self, *, layer: int | None = None, sae_id: str | None = None) -> Self:
+    def select(
+        self, *, layer: int | None = None, sae_id: str | None = None, release: str | None = None
+    ) -> Self:
         """Return the same subject with another of its SAEs as the one that ``feature=`` means.
+
+        Parameters
+        ----------
+        layer, sae_id, release
+            Which one: whatever of these tells it from the others.
 
         Raises
         ------
@@ -246,14 +253,23 @@ class Subject:
         meant = [
             index
             for index, studied in enumerate(self.saes)
-            if layer in (None, studied.layer) and sae_id in (None, studied.sae_id)
+            if layer in (None, studied.layer)
+            and sae_id in (None, studied.sae_id)
+            and release in (None, studied.release)
         ]
         if len(meant) != 1:
             wanted = "" if sae_id is None else f" {sae_id!r}"
             wanted += "" if layer is None else f" at layer {layer}"
-            possible = ", ".join(f"{s.sae_id} (layer {s.layer})" for s in self.saes) or "none"
+            wanted += f" of {release}" if release else ""
+            mixed = len({studied.release for studied in self.saes}) > 1
+            possible = ", ".join(
+                f"{s.sae_id} (layer {s.layer}{f', {s.release}' if mixed and s.release else ''})"
+                for s in self.saes
+            )
             how_many = "several SAEs" if meant else "no SAE"
-            raise ExplorerError(f"The subject has {how_many}{wanted}. It has: {possible}.")
+            raise ExplorerError(
+                f"The subject has {how_many}{wanted}. It has: {possible or 'none'}."
+            )
         return self._but(_selected=meant[0])
 
     def with_sae(self, studied: StudiedSAE) -> Self:
@@ -270,6 +286,11 @@ class Subject:
         name = (studied.release, studied.sae_id)
         others = tuple(sae for sae in self.saes if (sae.release, sae.sae_id) != name)
         return self._but(saes=(*others, studied), _selected=len(others))
+
+    def without_sae(self, studied: StudiedSAE) -> Self:
+        """Return the same subject without one of its SAEs, which is not the selected one."""
+        kept = tuple(sae for sae in self.saes if sae is not studied)
+        return self._but(saes=kept, _selected=kept.index(self.sae))
 
     def _but(self, **changes: Any) -> Self:
         """Return a subject that shares everything with this one but for what is changed."""

@@ -1,5 +1,5 @@
 import { act } from "preact/test-utils";
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
 import type { Choice } from "../../js/src/state/protocol.ts";
 import { choose, type Shown, STATUS, SUBJECT, show, VALUES, write } from "./explorer.tsx";
 
@@ -109,6 +109,37 @@ describe("choosing", () => {
     // A later loading is not of the one that was chosen then.
     await tell("_status", { ...STATUS, state: "loading" });
     expect(said()).toBe("layer 6");
+  });
+
+  test("with the keyboard only the last one is asked for, after a pause or at once", async () => {
+    shown = await showing(LAYERS);
+    vi.useFakeTimers();
+    try {
+      const press = (key: string) =>
+        act(async () => {
+          menu().dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+        });
+      const wait = () =>
+        act(async () => {
+          vi.advanceTimersByTime(1000);
+        });
+      for (const place of ["2", "3", "0"]) {
+        await press("ArrowDown");
+        await choose(menu(), place);
+      }
+      expect(said()).toBe("layer 0 ↓");
+      expect(shown.asked("select")).toEqual([]);
+      await wait();
+      expect(shown.asked("select")).toMatchObject([{ sae_id: "blocks.0.hook_resid_post" }]);
+      await press("ArrowDown");
+      await choose(menu(), "2");
+      await press("Enter");
+      expect(shown.asked("select").at(-1)).toMatchObject({ sae_id: "blocks.10.hook_resid_post" });
+      await wait();
+      expect(shown.asked("select").length).toBe(2);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   test("goes back when it is refused, and says why", async () => {

@@ -1,6 +1,6 @@
 // Chooses among the SAEs of a subject and of its release; one that is not there yet is loaded.
 import { useSignal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
 import { visible } from "../text.ts";
 import { useRefuse } from "./option.ts";
@@ -8,12 +8,17 @@ import { useRefuse } from "./option.ts";
 /** Marks what has to be fetched first. */
 const LATER = "\u2193";
 
+/** With the keyboard one passes others on the way: how long to wait for the last, in milliseconds. */
+const PAUSE = 600;
+
 export function SAEMenu() {
   const { synced } = useExplorer();
   const refuse = useRefuse();
   /** The place of the one that was chosen, until it is there or is not to be. */
   const chosen = useSignal<number | null>(null);
   const asking = useSignal(false);
+  const byKey = useRef(false);
+  const pause = useRef<{ timer: number; send: () => void } | null>(null);
   const waiting = asking.value || synced.status.value.state === "loading";
   useEffect(() => {
     if (!waiting) chosen.value = null;
@@ -32,12 +37,24 @@ export function SAEMenu() {
     const { release, sae_id } = saes[place];
     chosen.value = place;
     asking.value = true;
-    synced
-      .ask({ type: "select", release, sae_id })
-      .catch(refuse)
-      .finally(() => {
-        asking.value = false;
-      });
+    const send = () => {
+      pause.current = null;
+      synced
+        .ask({ type: "select", release, sae_id })
+        .catch(refuse)
+        .finally(() => {
+          asking.value = pause.current !== null;
+        });
+    };
+    if (pause.current) window.clearTimeout(pause.current.timer);
+    if (byKey.current) pause.current = { timer: window.setTimeout(send, PAUSE), send };
+    else send();
+  }
+
+  function hurry() {
+    if (!pause.current) return;
+    window.clearTimeout(pause.current.timer);
+    pause.current.send();
   }
 
   return (
@@ -47,6 +64,14 @@ export function SAEMenu() {
       title={`SAE; ${LATER} is loaded when chosen`}
       value={`${(waiting ? chosen.value : null) ?? present}`}
       disabled={contact !== "live"}
+      onPointerDown={() => {
+        byKey.current = false;
+      }}
+      onKeyDown={(event) => {
+        byKey.current = true;
+        if (event.key === "Enter") hurry();
+      }}
+      onBlur={hurry}
       onChange={(event) => choose(Number(event.currentTarget.value))}
     >
       {layers.map((layer) => {

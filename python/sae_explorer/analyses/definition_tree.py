@@ -377,6 +377,15 @@ class DefinitionTree(Result):
                 f"have {live.d_model}. Give the model it was grown with: "
                 f"{self.provenance.model['id']}."
             )
+        if self.request.interventions and live is not self.subject:
+            grown_with = self.provenance.sae
+            chosen = live.sae.describe() if live.saes else {}
+            if chosen.get("fingerprint") != grown_with["fingerprint"]:
+                raise ExplorerError(
+                    f"The tree was grown under interventions of {grown_with['id']}, which is not "
+                    "the SAE that the subject has selected. Select it first, as in "
+                    "subject.select(sae_id=...)."
+                )
         return live
 
     def to_frame(self) -> pd.DataFrame:

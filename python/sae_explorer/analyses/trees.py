@@ -107,6 +107,12 @@ class TreeRequest(DirectionRequest):
         """Whether the answer hangs on the subject's SAE."""
         return self.feature is not None or bool(self.interventions)
 
+    @property
+    def label(self) -> str:
+        """What the vector stands for, and what else is changed, in a few words."""
+        held = (f"feature {clamp.feature} at {clamp.value:g}" for clamp in self.interventions)
+        return ", ".join((super().label, *held))
+
 
 @dataclass(frozen=True)
 class TreeProgress:

@@ -15,7 +15,7 @@ from sae_explorer.studied_sae import StudiedSAE
 from sae_explorer.subject import Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -74,6 +74,21 @@ def say_nothing(_text: str, _progress: float | None) -> None:
 _FOR_ALL = ("cache_dir", "revision", "subfolder", "token")
 
 
+#: Options of transformers that would be ignored or collide, and what to give in their place.
+_NOT_HERE = {
+    "torch_dtype": "it is called dtype, as in dtype='bfloat16'",
+    "output_loading_info": "what is missing in the files is an error in any case",
+    "use_safetensors": "give allow_pickle=True where there are only pickled weights",
+}
+
+
+def check_names(options: Iterable[str]) -> None:
+    """Refuse options of transformers that would be ignored here."""
+    for name, reason in _NOT_HERE.items():
+        if name in options:
+            raise ExplorerError(f"{name} is no option here: {reason}.")
+
+
 def for_all(options: dict[str, Any]) -> dict[str, Any]:
     """Return those options that not only the weights' loading takes."""
     shared = {name: options[name] for name in _FOR_ALL if name in options}
@@ -112,6 +127,7 @@ def language_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    check_names(options)
     wanted = choose_dtype(dtype, device)
     options |= {"revision": revision} if revision else {}
     options |= for_all(options)

@@ -111,19 +111,9 @@ def add_sae(
         return subject.with_sae(_studied(entry, subject.device))
 
 
-#: Options of transformers that would be ignored or collide, and what to give in their place.
-_NOT_HERE = {
-    "torch_dtype": "it is called dtype, as in dtype='bfloat16'",
-    "output_loading_info": "what is missing in the files is an error in any case",
-    "use_safetensors": "give allow_pickle=True where there are only pickled weights",
-}
-
-
 def _check_names(model_kwargs: dict[str, Any]) -> None:
     """Refuse misspelt options of ours before transformers is given them, after a long download."""
-    for name, reason in _NOT_HERE.items():
-        if name in model_kwargs:
-            raise ExplorerError(f"{name} is no option here: {reason}.")
+    folder.check_names(model_kwargs)
     ours = set(inspect.signature(Subject.from_pretrained).parameters) - {"model_kwargs"}
     for name in model_kwargs:
         near = difflib.get_close_matches(name, ours, n=1, cutoff=0.8)

@@ -9,7 +9,7 @@ and writes at another of the same forward.
 from __future__ import annotations
 
 import copy
-import math
+import reprlib
 import weakref
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -38,11 +38,21 @@ _WITHOUT_ACTIVATIONS = {
     ),
 }
 
+#: Normalisations that SAELens does not carry out at run time, and what puts them into the weights.
+_UNFOLDED = {
+    "expected_average_only_in": "fold_activation_norm_scaling_factor",
+    "covariance_whitening": "fold_activation_whitening",
+}
+
 #: Positions encoded together: a wide SAE has more numbers at each than the model's logits.
 _POSITIONS_AT_ONCE = 512
 
 #: SAEs whose edits were seen to reach a model's output.
 _tried: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
+
+
+#: Beyond any activation; larger ones are no float32.
+_LARGEST = 1e30
 
 
 @dataclass(frozen=True)
@@ -70,14 +80,18 @@ class Clamp:
     def __post_init__(self) -> None:
         for name, wanted in (("feature", "a whole number of at least 0"), ("value", "finite")):
             given = getattr(self, name)
-            number = given.item() if hasattr(given, "item") else given
+            number = _number(given)
             if isinstance(number, bool) or not isinstance(number, (int, float)):
-                raise ExplorerError(f"{name} of a Clamp is {given!r}; it must be a number.")
-            right = math.isfinite(number)
+                raise ExplorerError(
+                    f"{name} of a Clamp is {reprlib.repr(given)}; it must be a number."
+                )
+            right = -_LARGEST < number < _LARGEST  # NaN is not
             if name == "feature":
                 right = right and number >= 0 and number == int(number)
             if not right:
-                raise ExplorerError(f"{name} of a Clamp is {number!r}; it must be {wanted}.")
+                raise ExplorerError(
+                    f"{name} of a Clamp is {reprlib.repr(number)}; it must be {wanted}."
+                )
             object.__setattr__(self, name, int(number) if name == "feature" else float(number))
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,6 +115,14 @@ class Clamp:
         return cls(values["feature"], values["value"])
 
 
+def _number(given: Any) -> Any:
+    """Return a number of numpy or torch as one of Python's, anything else as it is."""
+    try:
+        return given.item() if hasattr(given, "item") else given
+    except (RuntimeError, ValueError):  # several numbers
+        return given
+
+
 def check(subject: Subject, interventions: Sequence[Clamp]) -> None:
     """Refuse interventions that cannot be carried out.
 
@@ -118,6 +140,12 @@ def check(subject: Subject, interventions: Sequence[Clamp]) -> None:
         raise ExplorerError(
             f"{subject.sae.sae_id} is a {sae.cfg.architecture()} SAE, whose features cannot be "
             f"clamped: {reason}."
+        )
+    if sae.cfg.normalize_activations in _UNFOLDED:
+        raise ExplorerError(
+            f"{subject.sae.sae_id} expects activations on a scale that is not in its weights, so "
+            f"its units are unknown. Fold it in first: sae.{_UNFOLDED[sae.cfg.normalize_activations]}"
+            "(...) with what it was trained with."
         )
     features = [clamp.feature for clamp in interventions]
     for feature in features:
@@ -138,7 +166,7 @@ def applied(subject: Subject, interventions: Sequence[Clamp]) -> Iterator[None]:
     """Hold the subject for a run in which every forward is changed by the interventions.
 
     They act on the selected SAE's features, at all positions, with a cache or without. The first
-    time that an SAE is used on a model, a forward of one token checks that they reach the output.
+    time that an SAE is used on a model, a forward of two tokens checks that they reach the output.
 
     Parameters
     ----------
@@ -237,10 +265,11 @@ def _try_out(subject: Subject, feature: int) -> None:
         added[..., feature] = 1000 / length
         return added
 
-    token = torch.zeros((1, 1), dtype=torch.long, device=subject.device)
-    before: Tensor = subject.model(input_ids=token, use_cache=False).logits
+    # Two tokens, and different ones: with a single key, attention leaves nothing to choose.
+    tokens = torch.arange(2, device=subject.device)[None]
+    before: Tensor = subject.model(input_ids=tokens, use_cache=False).logits
     with _edited(subject, much):
-        after: Tensor = subject.model(input_ids=token, use_cache=False).logits
+        after: Tensor = subject.model(input_ids=tokens, use_cache=False).logits
     if torch.equal(before, after):
         raise ExplorerError(
             f"A change at {subject.site_out().path} does not reach the output of this "

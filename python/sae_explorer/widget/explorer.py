@@ -466,7 +466,9 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
 
     def __setattr__(self, name: str, value: Any) -> None:
         # A misspelt option would else be kept as an attribute, and nothing would happen.
-        hint = "" if name.startswith("_") else did_you_mean(name, OPTIONS)
+        hint = "" if name.startswith("_") else did_you_mean(name, [*OPTIONS, "layer", "sae_id"])
+        if name == "release":
+            hint = " Choose an SAE of another release by explorer.select(sae_id=..., release=...)."
         if hint and not hasattr(type(self), name):
             raise ExplorerError(f"There is no option {name!r}.{hint}")
         super().__setattr__(name, value)

@@ -83,11 +83,16 @@ def choices(subject: Subject) -> list[dict[str, Any]]:
             "release": sae.release,
             "sae_id": sae.sae_id,
             "layer": sae.layer,
-            "label": sae.label if alike[sae.layer, sae.label] == 1 else sae.sae_id,
+            "label": _label(sae, release, alike[sae.layer, sae.label] > 1),
             "held": key in held,
         }
         for key, sae in sorted(found.items(), key=lambda item: _order(item[1]))
     ]
+
+
+def _label(sae: StudiedSAE | Entry, release: str, is_common: bool) -> str:
+    label = sae.sae_id if is_common else sae.label
+    return label if sae.release in ("", release) else f"{label}, {sae.release}"
 
 
 def _order(sae: StudiedSAE | Entry) -> tuple[float, float, float]:

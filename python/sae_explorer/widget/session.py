@@ -38,6 +38,8 @@ _INTERVAL = 0.1
 _TELLING = 0.2
 #: Largest number of rows that are sent though rows found later may come before them.
 _UNSETTLED = 2000
+#: SAEs loaded on the way from one to another that stay in memory: each may take gigabytes.
+_IN_PASSING = 3
 _OUT_OF_MEMORY = (
     "Out of memory: the tree is partial. Raise the cutoff, lower the node budget, free other models "
     "or load this one in a smaller dtype."
@@ -82,6 +84,8 @@ class Session:
         self._told_loading: tuple[str, float | None] = ("loading", None)
         self._loading_error: str | None = None
         self.subject: Subject | None = None
+        #: The SAEs that were loaded since, the last one last.
+        self._passing: list[StudiedSAE] = []
         self.panels = {name: Panel.of(name) for name in ANALYSES}
         self._pause: threading.Timer | None = None
         #: Whether a tree's growth is under way in the worker, be it one that nobody waits for.
@@ -321,12 +325,20 @@ class Session:
         else:
             assert before is not None  # what the SAE is added to
             tell(f"loading {entry.sae_id}", None)
-            subject = self._add(before, entry, tell)
+            subject = self._lightened(self._add(before, entry, tell))
         with self._lock:
             if self._loading is job:
                 self._take(subject)
             self._forget(job)
         yield
+
+    def _lightened(self, subject: Subject) -> Subject:
+        """Return the subject without the SAEs that were loaded in passing, but for the last ones."""
+        self._passing = [*self._passing, subject.sae]
+        for studied in self._passing[:-_IN_PASSING]:
+            subject = subject.without_sae(studied)
+        self._passing = self._passing[-_IN_PASSING:]
+        return subject
 
     def _fail_loading(self, job: Job, error: BaseException) -> None:
         with self._lock:
@@ -352,20 +364,18 @@ class Session:
 
     def _take(self, subject: Subject) -> None:
         """Look at a subject that is there now, and compute everything anew."""
-        self._view.show_subject(subject)
-        self.subject, self._loading, self._loading_error = subject, None, None
         self._stop_pause()
+        # Nothing of another SAE may stand under the name of this one, however its own ends.
         for panel in self.panels.values():
             self._drop_job(panel)
-            panel.wanted = panel.error = None
+            panel.wanted = panel.error = panel.result = panel.subject = None
+            self._view.show_result(panel.name, None)
+        self._told, self._kept = None, Status(run=self._runs)
+        self._view.show_subject(subject)
+        self.subject, self._loading, self._loading_error = subject, None, None
         try:
             self.checked({})
         except ExplorerError as error:
-            # Nothing of another SAE may stand under the name of this one.
-            for panel in self.panels.values():
-                panel.result = panel.subject = None
-                self._view.show_result(panel.name, None)
-            self._told, self._kept = None, Status(run=self._runs)
             self.panels["tree"].error = str(error)
             self._settle()
         else:
@@ -632,23 +642,30 @@ def _choose(
     if layer is None and sae_id is None:
         raise ExplorerError("It is not said which SAE is meant. Give its layer= or its sae_id=.")
 
-    def held(layer: int | None, sae_id: str | None, release: str | None) -> bool:
-        meant = [
+    wanted = release if release is not None else (subject.sae.release if subject.saes else "")
+
+    def held(within: str | None, sae_id: str | None) -> list[StudiedSAE]:
+        return [
             studied
             for studied in subject.saes
             if layer in (None, studied.layer)
             and sae_id in (None, studied.sae_id)
-            and release in (None, studied.release)
+            and within in (None, studied.release)
         ]
-        return len(meant) == 1
 
-    known = release or (subject.sae.release if subject.saes else "")
-    if not held(layer, sae_id, release) and (release or known in registry.releases()):
-        entry = registry.choose(known, layer, sae_id)
-        if not held(None, entry.sae_id, entry.release):
-            return entry
-        layer, sae_id = None, entry.sae_id
-    return subject.select(layer=layer, sae_id=sae_id)
+    if len(held(wanted, sae_id)) == 1:
+        return subject.select(layer=layer, sae_id=sae_id, release=wanted)
+    if wanted in registry.releases():
+        try:
+            entry = registry.choose(wanted, layer, sae_id)
+        except ExplorerError:
+            # It may be one from elsewhere, which the subject holds.
+            if release is None and len(held(None, sae_id)) == 1:
+                return subject.select(layer=layer, sae_id=sae_id)
+            raise
+        is_held = held(wanted, entry.sae_id)
+        return subject.select(sae_id=entry.sae_id, release=wanted) if is_held else entry
+    return subject.select(layer=layer, sae_id=sae_id, release=release)
 
 
 def _sae_of(subject: Subject | None) -> StudiedSAE | None:
