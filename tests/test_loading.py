@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hub import SAE_PATHS, SAE_REPOSITORY, Hub, gemma_stand_in, serving
-from sae_explorer import ExplorerError, Subject, grow_tree, rank_tokens
+from sae_explorer import ExplorerError, Subject, grow_tree, logit_lens, rank_tokens
 from sae_explorer.loading import folder, hub, registry
 from sae_explorer.studied_sae import fingerprint
 from zoo import build_model, build_sae, build_tokenizer
@@ -201,6 +201,24 @@ def test_several_saes_of_a_release_share_one_model(loads: Loads, repositories: P
     )
 
 
+def test_several_ids_load_several_saes(loads: Loads, repositories: Path) -> None:
+    ids = ["blocks.12.hook_resid_post", "blocks.6.hook_resid_post"]
+    with serving(repositories, loads.cache):
+        subject = Subject.from_pretrained(sae_id=ids, device="cpu")
+    assert [sae.sae_id for sae in subject.saes] == ids
+    assert repr(subject).count("not selected: blocks.6.hook_resid_post") == 1
+
+
+def test_a_live_model_from_nowhere_takes_its_tokenizer_along(
+    loads: Loads, repositories: Path
+) -> None:
+    live, tokenizer = build_model("gemma", layers=13), build_tokenizer()
+    with serving(repositories, loads.cache):
+        subject = Subject.from_pretrained(layer=12, model=live, tokenizer=tokenizer)
+    assert subject.model is live
+    assert subject.tokenizer is tokenizer
+
+
 def test_one_more_sae_joins_a_subject(loads: Loads, repositories: Path) -> None:
     subject, told = loads.subjects["cold"], list[str]()
     with serving(repositories, loads.cache) as running:
@@ -280,13 +298,14 @@ def test_another_model_than_the_saes_is_refused_unless_it_is_meant(
     served = tmp_path / "served"
     shutil.copytree(repositories, served)
     shutil.copytree(served / "google" / "gemma-2b", served / "google" / "gemma-2b-it")
-    with serving(served, tmp_path / "cache"):
+    with serving(served, tmp_path / "cache") as running:
         load = partial(Subject.from_pretrained, layer=12, model="google/gemma-2b-it", device="cpu")
         with pytest.raises(
             ExplorerError,
             match=r"was trained on google/gemma-2b, not on google/gemma-2b-it. .*other_model=True",
         ):
             load()
+        assert running.requests == []  # before anything is downloaded
         subject = load(other_model=True)
         assert (
             hub.add_sae(subject, "gemma-2b-res-jb", "blocks.6.hook_resid_post").model_id
@@ -366,6 +385,20 @@ def test_every_kind_of_gemma_scope_2_loads_and_answers_also_offline(
         tree = grow_tree(subject, **TREE, weights=weights)
         assert len(tree) > 1
         assert grow_tree(again, **TREE, weights=weights).to_json() == tree.to_json()
+        # Whatever is asked of the feature is asked of its direction in the residual stream.
+        direction = subject.direction(3, weights)
+        lens, same = (
+            logit_lens(subject, **of)
+            for of in ({"feature": 3, "weights": weights}, {"vector": direction})
+        )
+        assert (
+            lens.to_frame()
+            .drop(columns="feature", errors="ignore")
+            .equals(same.to_frame().drop(columns="feature", errors="ignore"))
+        )
+        ranked = rank_tokens(subject, feature=3, weights=weights, limit=10)
+        same_ranked = rank_tokens(subject, vector=direction, limit=10)
+        np.testing.assert_array_equal(ranked.token_id, same_ranked.token_id)
 
 
 def test_a_direction_of_heads_is_mapped_through_the_output_projection(tmp_path: Path) -> None:
@@ -478,6 +511,8 @@ def test_a_layer_or_an_id_finds_the_sae(
         ({"layer": 12, "devcie": "cpu"}, "There is no option 'devcie'. Did you mean 'device'?"),
         ({"layer": 12, "layers": [6]}, "Give layers=, or layer= and sae_id=, not both"),
         ({"layers": []}, r"layers is \[\]. Give layers in a list, as in layers=\[6, 12\]"),
+        ({"release": "google/gemma-2b"}, "is a model, not a release. .*: gemma-2b-res-jb"),
+        ({"sae_id": []}, "Give several ids in sae_id=, at least one, and no layer"),
         ({"layer": "12"}, "layer is '12'; it must be a whole number"),
         ({"layers": 12}, r"layers is 12. Give layers in a list"),
         (

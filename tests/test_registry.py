@@ -389,13 +389,15 @@ def test_the_table_has_a_row_for_each_sae_and_what_is_unknown_is_missing() -> No
     frame = sae_explorer.registry()
     assert list(frame.columns) == [
         *("release", "id", "model", "layer", "hook", "width", "l0"),
-        *("variance_explained", "neuronpedia_id"),
+        *("variance_explained", "neuronpedia_id", "pickled"),
     ]
     assert len(frame) == len(entries())
     assert (str(frame.dtypes["layer"]), str(frame.dtypes["width"])) == ("Int64", "Int64")
     row = frame[(frame.release == "gemma-2b-res-jb") & (frame.layer == 12)].iloc[0]
     assert (row["id"], row["width"]) == ("blocks.12.hook_resid_post", 16384)
     assert row["neuronpedia_id"] == "gemma-2b/12-res-jb"
+    assert not row["pickled"]
+    assert all(frame[frame.release == "goodfire-llama-3.1-8b-instruct"].pickled)
     unknown = frame[frame.release == "mwhanna-qwen3-4b-transcoders"].iloc[0]
     assert unknown["width"] is pd.NA
     assert pd.isna(unknown["l0"])
@@ -600,6 +602,7 @@ def test_json_lists_the_saes_as_the_table_has_them(capsys: pytest.CaptureFixture
         "l0": 62.0,
         "variance_explained": -0.65,
         "neuronpedia_id": "gemma-2b/12-res-jb",
+        "pickled": False,
     }
     assert main(["list", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == len(entries())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from functools import cache
@@ -1424,6 +1426,15 @@ def test_an_sae_cannot_be_chosen_before_there_is_a_model() -> None:
     explorer.close()
 
 
+def test_a_script_that_ends_while_the_model_is_loaded_ends_in_order() -> None:
+    script = "from sae_explorer import FeatureExplorer; FeatureExplorer.demo().layer = 1"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1  # of the error, and no abort
+    assert done.stderr.strip().splitlines()[-1].startswith("sae_explorer.errors.ExplorerError:")
+
+
 def test_a_closed_explorer_ends_its_loading(
     look: Callable[..., FeatureExplorer], shelf: Shelf
 ) -> None:
@@ -1727,7 +1738,12 @@ def test_out_of_memory_is_known_however_a_device_says_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("layr", "Did you mean 'layer'"), ("release", r"select\(sae_id=")]
+    ("name", "hint"),
+    [
+        ("layr", "Did you mean 'layer'"),
+        ("release", r"select\(sae_id="),
+        ("interventions", r"grow_tree\("),
+    ],
 )
 def test_an_attribute_that_would_do_nothing_is_refused(
     explore: Callable[..., FeatureExplorer], name: str, hint: str

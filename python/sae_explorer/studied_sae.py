@@ -202,11 +202,7 @@ class StudiedSAE:
         from sae_explorer.loading import registry
 
         trained_on = self.trained_on or registry.hub_id(str(self._metadata.model_name or ""))
-        if trained_on and not _same_model(model_name, trained_on):
-            raise ExplorerError(
-                f"{self.sae_id} was trained on {trained_on}, not on {model_name}. Use that model; "
-                "or, if this one descends from it, pass other_model=True."
-            )
+        check_same_model(self.sae_id, model_name, trained_on)
 
     @property
     def _metadata(self) -> Any:
@@ -262,13 +258,18 @@ def fingerprint(*tensors: Tensor) -> str:
     return digest.hexdigest()[:16]
 
 
-def _same_model(name: str, other: str) -> bool:
-    """Tell whether two Hub ids name the same model, which may have moved or be mirrored."""
+def check_same_model(sae_id: str, name: str, trained_on: str) -> None:
+    """Refuse a model of another name than the one that an SAE was trained on, if that is known."""
 
     def bare(hub_id: str) -> str:
+        # Models move, and have mirrors.
         return hub_id.rsplit("/", 1)[-1].casefold().removeprefix("meta-")
 
-    return bare(name) == bare(other)
+    if trained_on and bare(name) != bare(trained_on):
+        raise ExplorerError(
+            f"{sae_id} was trained on {trained_on}, not on {name}. Use that model; or, if this one "
+            "descends from it, pass other_model=True."
+        )
 
 
 def _as_numpy(tensor: Tensor) -> Vector:

@@ -164,8 +164,9 @@ class Subject:
         *,
         layer: int | None = None,
         layers: Sequence[int] | None = None,
-        sae_id: str | None = None,
+        sae_id: str | Sequence[str] | None = None,
         model: str | PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
         revision: str | None = None,
@@ -184,12 +185,16 @@ class Subject:
             them.
         layer, sae_id
             Which SAE of the release: its layer or its id. Where a layer has several, the one that
-            is called canonical.
+            is called canonical, if there is just one. Several ids load several SAEs; the first one
+            is selected.
         layers
-            Several layers, whose SAEs are loaded together; the first one is selected.
+            Several layers, likewise.
         model
             A Hub id, a folder, or a live model to use in place of the one that the SAE names. A
             live one is used as it is and where it is.
+        tokenizer
+            To use in place of the model's own; needed for a live model that does not say where it
+            is from.
         device
             ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, or ``"auto"``, which spreads the model
             over all GPUs; None takes a GPU where there is one, and all of them for a model that is
@@ -225,6 +230,7 @@ class Subject:
             layers=layers,
             sae_id=sae_id,
             model=model,
+            tokenizer=tokenizer,
             device=device,
             dtype=dtype,
             revision=revision,
@@ -250,6 +256,8 @@ class Subject:
         ExplorerError
             If none of the SAEs is meant, or several are.
         """
+        if layer is not None and not hasattr(layer, "__index__"):
+            raise ExplorerError(f"layer is {layer!r}; it must be a whole number.")
         meant = [
             index
             for index, studied in enumerate(self.saes)
@@ -299,7 +307,11 @@ class Subject:
         return changed
 
     def __repr__(self) -> str:
-        saes = ", ".join(f"{s.sae_id} ({s.width:,} features)" for s in self.saes) or "no SAE"
+        saes = "no SAE"
+        if self.saes:
+            others = [s.sae_id for s in self.saes if s is not self.sae]
+            saes = f"{self.sae.sae_id} ({self.sae.width:,} features)"
+            saes += f", not selected: {', '.join(others)}" if others else ""
         return f"Subject({self.model_id}, {saes}, {self.dtype}, {self.device})"
 
     @property

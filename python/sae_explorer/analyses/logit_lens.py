@@ -283,9 +283,7 @@ def _blocks() -> list[tuple[str, str]]:
 
 def _direction(subject: Subject, request: LogitLensRequest) -> Vector:
     if request.feature is not None:
-        sae = subject.sae
-        row = sae.decoder if request.weights == "decoder" else sae.encoder
-        return row(request.feature)
+        return subject.direction(request.feature, request.weights)
     vector = np.asarray(request.vector, dtype=np.float32)
     if vector.shape != (subject.d_model,):
         raise ExplorerError(

@@ -39,9 +39,12 @@ def load(
     model, saes = _full(model), [_full(sae) for sae in saes]
     for folder, needed in [(model, "config.json"), *((sae, "cfg.json") for sae in saes)]:
         if not folder.is_dir():
-            raise ExplorerError(f"There is no folder {folder}.")
+            hub = " A model on the Hub is loaded by Subject.from_pretrained(release, ...)."
+            raise ExplorerError(
+                f"There is no folder {folder}.{hub if needed == 'config.json' else ''}"
+            )
         if not (folder / needed).is_file():
-            what = "model written by save_pretrained" if folder == model else "SAELens SAE"
+            what = "SAELens SAE" if needed == "cfg.json" else "model written by save_pretrained"
             raise ExplorerError(f"{folder} holds no {needed}, so it is no {what}.")
     live, tokenizer = language_model(
         str(model), choose_device(device), dtype, allow_pickle=allow_pickle, **model_kwargs
@@ -79,6 +82,8 @@ _NOT_HERE = {
     "torch_dtype": "it is called dtype, as in dtype='bfloat16'",
     "output_loading_info": "what is missing in the files is an error in any case",
     "use_safetensors": "give allow_pickle=True where there are only pickled weights",
+    "layer": "choose one of the SAEs afterwards, as in .select(layer=12)",
+    "sae_id": "choose one of the SAEs afterwards, as in .select(sae_id=...)",
 }
 
 

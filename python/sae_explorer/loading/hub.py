@@ -5,24 +5,23 @@ from __future__ import annotations
 import difflib
 import inspect
 import operator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_explorer.errors import ExplorerError
 from sae_explorer.loading import downloads, folder, registry
 from sae_explorer.loading.failures import PICKLED, cannot_load
-from sae_explorer.studied_sae import StudiedSAE
+from sae_explorer.studied_sae import StudiedSAE, check_same_model
 from sae_explorer.subject import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from sae_explorer.loading.downloads import Tell
     from sae_explorer.loading.registry import Entry
-
-_GIVE_TOKENIZER = "Give the tokenizer with the model: Subject(model, tokenizer, sae)."
 
 
 def load(
@@ -30,8 +29,9 @@ def load(
     *,
     layer: int | None = None,
     layers: Sequence[int] | None = None,
-    sae_id: str | None = None,
+    sae_id: str | Sequence[str] | None = None,
     model: str | PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
@@ -56,10 +56,17 @@ def load(
     live: Any = None if model is None or isinstance(model, str) else model
     name = str(model or entries[0].model)
     if live is None:
+        if not other_model and not Path(name).exists():
+            check_same_model(entries[0].sae_id, name, entries[0].model)
         wanted = folder.choose_device(device)
         folder.choose_dtype(dtype, wanted)
     else:
         _check_live(live, device, dtype, revision, model_kwargs)
+        if tokenizer is None and not getattr(live.config, "_name_or_path", ""):
+            raise ExplorerError(
+                "The live model does not say where its tokenizer is. Give it with the model: "
+                "tokenizer=..."
+            )
     with downloads.access(local_files_only):
         if live is None and not force_download:
             # What is most often refused comes first, and what takes longest last.
@@ -67,7 +74,7 @@ def load(
         for entry in entries:
             downloads.fetch_sae(entry, tell, force_download=force_download)
         if live is None:
-            live, tokenizer = folder.language_model(
+            live, its_own = folder.language_model(
                 name,
                 wanted,
                 dtype,
@@ -78,13 +85,13 @@ def load(
                 **model_kwargs,
             )
         else:
-            tokenizer = _tokenizer_of(live)
+            its_own = tokenizer or _tokenizer_of(live)
         target = live.get_input_embeddings().weight.device
         studied = []
         for entry in entries:
             tell(f"reading {entry.sae_id}", None)
             studied.append(_studied(entry, target))
-    return Subject(live, tokenizer, studied, other_model=other_model)
+    return Subject(live, tokenizer or its_own, studied, other_model=other_model)
 
 
 def add_sae(
@@ -122,8 +129,15 @@ def _check_names(model_kwargs: dict[str, Any]) -> None:
 
 
 def _choose(
-    release: str, layer: int | None, layers: Sequence[int] | None, sae_id: str | None
+    release: str,
+    layer: int | None,
+    layers: Sequence[int] | None,
+    sae_id: str | Sequence[str] | None,
 ) -> list[Entry]:
+    if sae_id is not None and not isinstance(sae_id, str):
+        if layer is not None or layers is not None or not sae_id:
+            raise ExplorerError("Give several ids in sae_id=, at least one, and no layer.")
+        return [registry.choose(release, sae_id=one) for one in dict.fromkeys(sae_id)]
     if layers is None:
         return [registry.choose(release, layer=layer, sae_id=sae_id)]
     if layer is not None or sae_id is not None:
@@ -182,10 +196,6 @@ def _check_live(
             "A live model is used where it is and as it is: leave "
             f"{' and '.join(left)} out, or change the model first, as in model.to(device)."
         )
-    if not getattr(live.config, "_name_or_path", ""):
-        raise ExplorerError(
-            f"The live model does not say where its tokenizer is. {_GIVE_TOKENIZER}"
-        )
 
 
 def _tokenizer_of(live: Any) -> Any:
@@ -197,4 +207,4 @@ def _tokenizer_of(live: Any) -> Any:
         return AutoTokenizer.from_pretrained(name)
     except Exception as error:
         failure = cannot_load(f"The tokenizer of {name}", error)
-        raise ExplorerError(f"{failure} {_GIVE_TOKENIZER}") from error
+        raise ExplorerError(f"{failure} Give it with the model: tokenizer=...") from error

@@ -181,6 +181,7 @@ class Entry:
             "l0": self.l0,
             "variance_explained": self.variance_explained,
             "neuronpedia_id": self.neuronpedia_id,
+            "pickled": self.pickled,
         }
 
 
@@ -214,8 +215,7 @@ def choose(release: str, layer: int | None = None, sae_id: str | None = None) ->
     """
     release = _known_release(release)
     found = _entries_of(release)
-    if layer is not None and not hasattr(layer, "__index__"):
-        raise ExplorerError(f"layer is {layer!r}; it must be a whole number.")
+    _check_layer(layer)
     if sae_id is not None:
         return _by_id(release, found, sae_id, layer)
     if layer is None and len({entry.layer for entry in found}) == 1:
@@ -242,6 +242,7 @@ def find(
     model: str | None = None, layer: int | None = None, release: str | None = None
 ) -> tuple[Entry, ...]:
     """Return the SAEs that match all that is given; see :func:`registry`."""
+    _check_layer(layer)
     index = _index()
     names: Sequence[str] = releases() if release is None else (_known_release(release),)
     if model is not None:
@@ -281,7 +282,8 @@ def registry(
     pandas.DataFrame
         A row for each SAE: ``release``, ``id``, ``model`` (hub id), ``layer``, ``hook`` (hook
         point it reads), ``width`` (number of features), ``l0`` (mean number of active features),
-        ``variance_explained`` (share, 0 to 1) and ``neuronpedia_id``. What is unknown is missing.
+        ``variance_explained`` (share, 0 to 1), ``neuronpedia_id`` and ``pickled`` (whether its
+        weights are a pickle file, which needs ``allow_pickle=True``). What is unknown is missing.
 
     Raises
     ------
@@ -353,6 +355,11 @@ def _entries_of(release: str) -> list[Entry]:
     return [Entry(**shared, **dict(zip(_OWN, row, strict=True))) for row in rows]
 
 
+def _check_layer(layer: object) -> None:
+    if layer is not None and not hasattr(layer, "__index__"):
+        raise ExplorerError(f"layer is {layer!r}; it must be a whole number.")
+
+
 def _known_release(release: str) -> str:
     """Return a release's name as the registry writes it."""
     index = _index()
@@ -361,6 +368,11 @@ def _known_release(release: str) -> str:
     for name in index:
         if name.lower() == release.lower():
             return name
+    of_model = [name for name, (of, *_) in index.items() if _same_model(release, of)]
+    if of_model:
+        raise ExplorerError(
+            f"{release!r} is a model, not a release. Releases of its SAEs: {_some(of_model)}."
+        )
     raise ExplorerError(
         f"SAELens' registry has no release {release!r}.{did_you_mean(release, index)} "
         "See what it has with: sae-explorer list"
@@ -376,6 +388,8 @@ def _refuse_model(model: str, release: str | None) -> NoReturn:
             f"{release} is of the model {of}, not of {model}; leave one of them out."
         )
     hint = did_you_mean(model, sorted(known | {name.rpartition("/")[2] for name in known}))
+    inside = sorted(name for name in known if model.lower() in name.lower())
+    hint = f" It has {_some(inside)}." if inside else hint
     raise ExplorerError(
         f"SAELens' registry has no SAE of the model {model!r}.{hint} "
         "See what it has with: sae-explorer list"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import inspect
 import reprlib
 import threading
 import time
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
     from sae_explorer.loading.registry import Entry
 
 _REPORT = "report.html"
+#: What is no option of an explorer, though it is one of a function, and how it is done.
+_ELSEWHERE = {
+    "release": " Choose by explorer.select(sae_id=..., release=...).",
+    "interventions": " Grow such a tree by grow_tree(explorer.subject, interventions=...).",
+}
 
 
 class _Option(traitlets.TraitType[Any, Any]):
@@ -158,6 +164,11 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
     ) -> None:
         if feature is not None:
             options["feature"] = feature
+        ours = inspect.signature(type(self)).parameters
+        for name in options:
+            hint = "" if name in OPTIONS else did_you_mean(name, ours)
+            if hint:
+                raise ExplorerError(f"There is no option {name!r}.{hint}")
         source = {
             "layers": layers,
             "release": release,
@@ -467,8 +478,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
     def __setattr__(self, name: str, value: Any) -> None:
         # A misspelt option would else be kept as an attribute, and nothing would happen.
         hint = "" if name.startswith("_") else did_you_mean(name, [*OPTIONS, "layer", "sae_id"])
-        if name == "release":
-            hint = " Choose an SAE of another release by explorer.select(sae_id=..., release=...)."
+        hint = _ELSEWHERE.get(name, hint)
         if hint and not hasattr(type(self), name):
             raise ExplorerError(f"There is no option {name!r}.{hint}")
         super().__setattr__(name, value)

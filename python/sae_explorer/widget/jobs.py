@@ -6,6 +6,7 @@ one does not keep another's token list waiting.
 
 from __future__ import annotations
 
+import atexit
 import contextvars
 import logging
 import threading
@@ -71,6 +72,8 @@ class Worker:
         self._jobs: deque[Job] = deque()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._ended = False
+        _all.add(self)
 
     @classmethod
     def of(cls, model: Any) -> Worker:
@@ -90,10 +93,19 @@ class Worker:
                 )
                 self._thread.start()
 
+    def end(self, seconds: float) -> None:
+        """Begin no further step, and wait a while for the one that is under way."""
+        with self._lock:
+            self._jobs.clear()
+            thread = self._thread
+            self._ended = True
+        if thread is not None:
+            thread.join(seconds)
+
     def _work(self) -> None:
         while True:
             with self._lock:
-                if not self._jobs:
+                if self._ended or not self._jobs:
                     self._thread = None
                     return
                 job = self._jobs.popleft()
@@ -102,5 +114,17 @@ class Worker:
                     self._jobs.append(job)
 
 
+#: Seconds that the end of the program waits for a step, such as the import of torch.
+_PATIENCE = 10.0
+
+
+@atexit.register
+def _end_all() -> None:
+    # A thread that is still within a library when the interpreter goes away takes the process down.
+    for worker in list(_all):
+        worker.end(_PATIENCE)
+
+
+_all: weakref.WeakSet[Worker] = weakref.WeakSet()
 _workers: weakref.WeakKeyDictionary[Any, Worker] = weakref.WeakKeyDictionary()
 _workers_guard = threading.Lock()
