@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import os
 import shutil
 import socket
@@ -48,6 +49,7 @@ class Loads:
     subjects: dict[str, Subject]
     requests: dict[str, list[str]]
     waits: dict[str, float]
+    said: dict[str, list[str]]
     cache: Path
     commit: str
 
@@ -55,7 +57,10 @@ class Loads:
 @pytest.fixture(scope="module")
 def loads(repositories: Path, tmp_path_factory: pytest.TempPathFactory) -> Loads:
     cache = tmp_path_factory.mktemp("cache")
-    found = Loads({}, {}, {}, cache, "")
+    found = Loads({}, {}, {}, {}, cache, "")
+    handler = logging.Handler()
+    logger = logging.getLogger("huggingface_hub")
+    logger.addHandler(handler)
     with serving(repositories, cache) as running:
         found.commit = running.commit("google/gemma-2b")
         for when in ("cold", "warm", "offline"):
@@ -63,11 +68,14 @@ def loads(repositories: Path, tmp_path_factory: pytest.TempPathFactory) -> Loads
                 running.stop()
             running.requests.clear()
             running.waits.clear()
+            said = found.said[when] = list[str]()
+            handler.emit = lambda record, said=said: said.append(record.getMessage())  # type: ignore[method-assign]
             found.subjects[when] = Subject.from_pretrained(
                 "gemma-2b-res-jb", layer=12, device="cpu"
             )
             found.requests[when] = list(running.requests)
             found.waits[when] = sum(running.waits)
+    logger.removeHandler(handler)
     return found
 
 
@@ -108,6 +116,7 @@ def test_a_second_load_downloads_nothing(loads: Loads) -> None:
 
 def test_the_cache_serves_without_the_hub(loads: Loads) -> None:
     assert loads.requests["offline"] == []
+    assert loads.said["offline"] == []  # warnings that the hub cannot be reached
     assert loads.waits["offline"] == 0  # seconds between attempts to reach it
     cold, offline = (grow_tree(loads.subjects[w], **TREE).to_json() for w in ("cold", "offline"))
     assert offline == cold

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -159,6 +160,7 @@ class _Guard:
                 vars(session)["send"] = partial(_send, session.send)
         if not self._blocks:
             self._undo.enter_context(_without_bars())
+            self._undo.enter_context(_without_chatter())
             self._undo.enter_context(_without_conversions())
             self._undo.enter_context(_shapes_from_cache())
         self._blocks.add(block)
@@ -281,6 +283,21 @@ def _without_bars() -> Iterator[None]:
         yield
     finally:
         enable_progress_bars()
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Keep huggingface_hub from warning of each file that the cache serves, as it is meant to."""
+
+    def is_worth_saying(record: logging.LogRecord) -> bool:
+        return _block.get() is None or "Using cached commit hash" not in record.getMessage()
+
+    logger = logging.getLogger("huggingface_hub.hf_api")
+    logger.addFilter(is_worth_saying)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_worth_saying)
 
 
 @contextmanager
