@@ -406,6 +406,40 @@ def test_what_the_subject_has_not_is_said_and_ends_with_1(
     assert re.search(message, said(err)[-1])
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--release", "gemma-2b-res-jb", "--layer", "7"],
+            "Give --sae-id, one of 'blocks.0.hook_resid_post'",
+        ),
+        (["--release", "gemma-2b-res-jb", "--layer", "7"], "; or --layer, one of 0, 6, 10, 12, 17"),
+        (
+            ["--release", "goodfire-llama-3.1-8b-instruct"],
+            "If you trust who made it, pass --allow-pickle.",
+        ),
+        (
+            ["--release", "gemma-2b-res-jb", "--layer", "12", "--model", "google/gemma-2b-it"],
+            "descends from it, pass --other-model.",
+        ),
+    ],
+)
+def test_errors_name_flags_as_they_are_typed(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["tree", *words, "--feature", "3"]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_what_only_looks_like_an_option_in_an_error_stays_as_it_is() -> None:
+    assert cli._in_flags("The prompt 'x=1' has no placeholder.") == (
+        "The prompt 'x=1' has no placeholder."
+    )
+    assert cli._in_flags("use device='cpu', dtype=\"bfloat16\"") == (
+        "use --device cpu, --dtype bfloat16"
+    )
+
+
 def test_a_full_disk_is_an_error_and_no_traceback(
     disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -692,6 +692,7 @@ def test_one_of_several_saes_is_selected(disk: Path) -> None:
         ("incomplete", [], {}, "no weights for 1 of its parameters, such as model.layers.2.mlp"),
         ("unknown type", [], {}, "The model .* cannot be loaded: .*no_such_model"),
         ("model", [], {"device": "cuda:99"}, "'cuda:99' is not there. .* has: .*cpu"),
+        ("model", [], {"device": "gpu"}, "'gpu' is not there. A GPU is called cuda."),
         ("model", [], {"device": "cpus"}, "'cpus' is not there. Did you mean 'cpu'"),
         ("model", [], {"dtype": "float8"}, "dtype is 'float8'; it must be one of .*Did you mean"),
         ("model", [], {"dtype": torch.int8}, "dtype is 'int8'; it must be one of float32"),

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()  # here, where a failure can still be dealt with
     except ExplorerError as error:
-        _say(str(error))
+        _say(_in_flags(str(error)))
         return 1
     except KeyboardInterrupt:
         _say("interrupted")
@@ -94,6 +94,30 @@ def _command(words: list[str]) -> int:
         return _list(_list_parser().parse_args(words[1:]))
     _top_parser().parse_args(words[:1])
     return _demo(_demo_parser().parse_args(words[1:]))
+
+
+#: Options as messages write them: ``sae_id=``, ``allow_pickle=True``, ``device='cpu'``.
+_OPTION = re.compile(r"\b([a-z]+(?:_[a-z]+)*)=(True\b|'[^']*'|\"[^\"]*\"|[\w.+-]*\w)?")
+#: Those that messages name in this way and that are flags; the requests' own would take an import.
+_NAMED = (
+    *("layer", "sae_id", "release", "model", "device", "dtype", "revision", *_SWITCHES),
+    *("feature", "vector", "token", "embedding", "ghost_token"),
+)
+
+
+def _in_flags(message: str) -> str:
+    """Write the options that a message names as this command line takes them."""
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found[1], found[2]
+        if name not in _NAMED:
+            return found[0]
+        words = ["--" + name.replace("_", "-")]
+        if value not in (None, "True"):
+            words.append(value.strip("'\""))
+        return " ".join(words)
+
+    return _OPTION.sub(flag, message)
 
 
 def _joined(words: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ _LOG_IN = "log in with: hf auth login"
 _FRESH = "Load it with force_download=True to fetch it anew; in a folder of your own, replace it."
 PICKLED = (
     "its weights are a pickle file, which can run code when it is read. If you trust who made it, "
-    "pass allow_pickle=True (--allow-pickle)."
+    "pass allow_pickle=True."
 )
 _FULL = "the disk is full. Free some space, or set HF_HOME to a folder on a larger disk."
 BROKEN_OFF = (
@@ -25,8 +25,8 @@ BROKEN_OFF = (
 )
 CHOSEN = "the cache does not hold it, and local_files_only is set. Leave it out to download it."
 UNREACHABLE = (
-    "the hub cannot be reached and the cache does not hold it. Check the connection, or give "
-    "folders to Subject.from_folder."
+    "the hub cannot be reached and the cache does not hold it. Check the connection, or load "
+    "from folders of your own (Subject.from_folder; --model and --sae)."
 )
 _SMALLER = (
     'there is not enough memory for it. Give a smaller dtype, as in dtype="bfloat16", or another '

@@ -256,7 +256,7 @@ def choose_device(device: str | None) -> torch.device | str:
         return torch.device("cpu") if _useless(best) else best
     name = str(device)
     if name not in possible:
-        hint = did_you_mean(name, possible)
+        hint = " A GPU is called cuda." if name == "gpu" else did_you_mean(name, possible)
         listing = ", ".join(possible)
         raise ExplorerError(
             f"The device {name!r} is not there.{_why_no_cuda(name)}{hint} This machine has: "
