@@ -44,6 +44,19 @@ _UNFOLDED = {
     "covariance_whitening": "fold_activation_whitening",
 }
 
+#: SAEs in which a feature's activation depends on no other feature.
+_ALONE = (
+    *("standard", "gated", "jumprelu"),
+    *("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"),
+)
+
+#: The parameters that have an entry for each feature, and along which dimension.
+_PER_FEATURE = {
+    "W_enc": 1,
+    "W_dec": 0,
+    **dict.fromkeys(("b_enc", "b_gate", "b_mag", "r_mag", "threshold"), 0),
+}
+
 #: Positions encoded together: a wide SAE has more numbers at each than the model's logits.
 _POSITIONS_AT_ONCE = 512
 
@@ -186,30 +199,32 @@ def applied(subject: Subject, interventions: Sequence[Clamp]) -> Iterator[None]:
             yield
             return
         _try_out(subject, interventions[0].feature)
-        with _edited(subject, _clamped(interventions)):
+        features = [clamp.feature for clamp in interventions]
+        values = [clamp.value for clamp in interventions]
+
+        def to_values(activations: Tensor) -> Tensor:
+            return torch.tensor(values).to(activations) - activations
+
+        with _edited(subject, features, to_values):
             yield
 
 
-def _clamped(interventions: Sequence[Clamp]) -> Callable[[Tensor], Tensor]:
-    """Return what is to be added to activations of features, ``[..., width of the SAE]``."""
-
-    def change(activations: Tensor) -> Tensor:
-        added = torch.zeros_like(activations)
-        for clamp in interventions:
-            added[..., clamp.feature] = clamp.value - activations[..., clamp.feature]
-        return added
-
-    return change
-
-
 @contextmanager
-def _edited(subject: Subject, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Add what ``change`` makes of the features' activations, decoded, while the block runs."""
-    sae, reads, writes = _quiet(subject.sae.sae), subject.site(), subject.site_out()
+def _edited(
+    subject: Subject, features: Sequence[int], change: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """Add what ``change`` makes of some features' activations, decoded, while the block runs.
+
+    ``change`` takes and returns one number a position and feature, ``[..., features]``.
+    """
+    whole, reads, writes = _quiet(subject.sae.sae), subject.site(), subject.site_out()
+    sae = _narrowed(whole, features)
+    alone = whole.cfg.architecture() in _ALONE
     pending: Tensor | None = None
 
     def decoded_change(x: Tensor) -> Tensor:
-        difference = change(sae.encode(x))
+        activations = sae.encode(x) if alone else whole.encode(x)[..., list(features)]
+        difference = change(activations)
         # Decoders are affine, so this is decode(a + difference) - decode(a), without the rounding
         # of two large sums: exactly 0 where nothing changes. One call, since run-time normalisation
         # keeps its factor from encode to the next decode and no further.
@@ -252,6 +267,19 @@ def _quiet(sae: SAE[Any]) -> SAE[Any]:
     return twin
 
 
+def _narrowed(sae: SAE[Any], features: Sequence[int]) -> SAE[Any]:
+    """Return the SAE with some of its features alone: a wide one has thousands of times as many."""
+    twin = copy.copy(sae)
+    at = torch.tensor(features, device=sae.W_dec.device)
+    twin._parameters = {  # noqa: SLF001
+        name: weights
+        if weights is None or name not in _PER_FEATURE
+        else torch.nn.Parameter(weights.index_select(_PER_FEATURE[name], at), requires_grad=False)
+        for name, weights in sae._parameters.items()  # noqa: SLF001
+    }
+    return twin
+
+
 def _try_out(subject: Subject, feature: int) -> None:
     """Check, once for each SAE on each model, that a change of a feature reaches the output."""
     sae = subject.sae.sae
@@ -261,14 +289,12 @@ def _try_out(subject: Subject, feature: int) -> None:
     length = float(sae.W_dec[feature].float().norm())
 
     def much(activations: Tensor) -> Tensor:
-        added = torch.zeros_like(activations)
-        added[..., feature] = 1000 / length
-        return added
+        return torch.full_like(activations, 1000 / length)
 
     # Two tokens, and different ones: with a single key, attention leaves nothing to choose.
     tokens = torch.arange(2, device=subject.device)[None]
     before: Tensor = subject.model(input_ids=tokens, use_cache=False).logits
-    with _edited(subject, much):
+    with _edited(subject, [feature], much):
         after: Tensor = subject.model(input_ids=tokens, use_cache=False).logits
     if torch.equal(before, after):
         raise ExplorerError(
