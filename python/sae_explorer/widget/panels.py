@@ -115,8 +115,6 @@ class Panel:
     wanted: Request | None = None
     job: Job | None = None
     result: Any = None
-    #: What the result was computed on.
-    subject: Subject | None = None
     error: str | None = None
 
     @classmethod

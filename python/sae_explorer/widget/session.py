@@ -230,7 +230,7 @@ class Session:
             for panel in self.panels.values():
                 if panel.job is not None:
                     panel.job.cancelled.set()
-                panel.job = panel.result = panel.subject = None
+                panel.job = panel.result = None
 
     def _check_open(self) -> None:
         if self._closed:
@@ -243,11 +243,10 @@ class Session:
             answered = [panel for panel in self.panels.values() if panel.result is not None]
             # The tree, where there is one, says what the others are to be about.
             about = tree if tree.result is not None else next(iter(answered), None)
-            subject = about.subject if about is not None else self.subject
             request = about.result.request if about is not None else tree.request(self.values)
             if about is tree:
                 answered = [p for p in answered if _same_source(p.result.request, request)]
-            found = {p.name: p.result for p in answered if _sae_of(p.subject) is _sae_of(subject)}
+            found = {panel.name: panel.result for panel in answered}
             values = dict(self.values)
             for name in reversed(found):
                 asked = found[name].request
@@ -259,7 +258,11 @@ class Session:
                 status = status.but(text="the tree before the last change", resumable=False)
             # Errors may name files of this machine, and are about what is not shown.
             return Content(
-                found, status.but(error=None), values, str(getattr(request, "label", "")), subject
+                found,
+                status.but(error=None),
+                values,
+                str(getattr(request, "label", "")),
+                self.subject,
             )
 
     def repeat(self, known: object) -> None:
@@ -368,7 +371,7 @@ class Session:
         # Nothing of another SAE may stand under the name of this one, however its own ends.
         for panel in self.panels.values():
             self._drop_job(panel)
-            panel.wanted = panel.error = panel.result = panel.subject = None
+            panel.wanted = panel.error = panel.result = None
             self._view.show_result(panel.name, None)
         self._told, self._kept = None, Status(run=self._runs)
         self._view.show_subject(subject)
@@ -394,7 +397,7 @@ class Session:
             panel.wanted, panel.error = wanted, None
             self._drop_job(panel)
             if wanted is None:
-                panel.result = panel.subject = None
+                panel.result = None
                 self._view.show_result(panel.name, None)
             elif panel.name == "tree":
                 self._grow_after(pause)
@@ -423,7 +426,7 @@ class Session:
         payload = result.payload(subject)
         with self._lock:
             if panel.job is job:
-                panel.job, panel.result, panel.subject = None, result, subject
+                panel.job, panel.result = None, result
                 self._view.show_result(panel.name, payload)
                 self._settle()
         yield
@@ -577,7 +580,6 @@ class Session:
         rows = {**tree.payload(), "run": self._runs, "settled": _settled(tree, self._grower)}
         self._view.show_result("tree", rows)
         panel.job, panel.result, self._told = None, tree, None
-        panel.subject = self._grown[0] if self._grown is not None else None
         self._settle()
 
     def _figures(self, tree: DefinitionTree) -> Status:
@@ -666,10 +668,6 @@ def _choose(
         is_held = held(wanted, entry.sae_id)
         return subject.select(sae_id=entry.sae_id, release=wanted) if is_held else entry
     return subject.select(layer=layer, sae_id=sae_id, release=release)
-
-
-def _sae_of(subject: Subject | None) -> StudiedSAE | None:
-    return subject.sae if subject is not None and subject.saes else None
 
 
 def _same_source(one: Request, other: Request | None) -> bool:
