@@ -1471,6 +1471,17 @@ def test_what_is_loaded_is_what_was_asked_for(tmp_path: Path) -> None:
     explorer.close()
 
 
+def test_a_live_model_from_nowhere_takes_its_tokenizer_along(tmp_path: Path) -> None:
+    gemma_stand_in(tmp_path / "hub")
+    model, tokenizer = build_model("gemma", layers=13), build_tokenizer()
+    with serving(tmp_path / "hub", tmp_path / "cache"):
+        explorer = FeatureExplorer(3, layer=12, model=model, tokenizer=tokenizer, **OPTIONS)
+        on = explorer.wait().subject
+    assert on.model is model
+    assert on.tokenizer is tokenizer
+    explorer.close()
+
+
 # --- Tokens --------------------------------------------------------------------------------------
 
 

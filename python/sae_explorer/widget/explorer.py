@@ -106,7 +106,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         Which SAE: of the release, or of the subject. :meth:`select` chooses another later.
     layers
         Several layers of the release, whose SAEs are loaded together; the first one is shown first.
-    release, model, device, dtype, revision, force_download, other_model
+    release, model, tokenizer, device, dtype, revision, force_download, other_model
         What to load, as in :meth:`Subject.from_pretrained`.
     local_files_only, allow_pickle
         Likewise; they also hold for the SAEs that are loaded later.
@@ -152,6 +152,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         layers: Sequence[int] | None = None,
         release: str | None = None,
         model: Any = None,
+        tokenizer: Any = None,
         device: str | None = None,
         dtype: Any = None,
         revision: str | None = None,
@@ -173,6 +174,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
             "layers": layers,
             "release": release,
             "model": model,
+            "tokenizer": tokenizer,
             "device": device,
             "dtype": dtype,
             "revision": revision,
