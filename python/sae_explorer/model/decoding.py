@@ -29,6 +29,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from sae_explorer.errors import ExplorerError
 from sae_explorer.model.ghost import Vector, ghosts
+from sae_explorer.model.positions import Layout, announced
 from sae_explorer.model.sites import text_config
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ class PooledDecoder(Decoder):
         # A cache without a configuration keeps every key, sliding window or not: later branches
         # see the prompt from further away than the prompt sees itself.
         cache = DynamicCache()
-        with ghosts(self._model, _rows(prompts, device)):
+        with ghosts(self._model, _rows(prompts, device)), announced(_layout(prompts, ids)):
             logits = _last_logits(self._model, ids, past_key_values=cache, use_cache=True)
         count, length = ids.shape
         if not self._layers:
@@ -278,13 +279,20 @@ class PooledDecoder(Decoder):
         for layer in self._layers:
             layer.aim(context, rows)
         mask = self._attention_mask(context, visible, rows, device)
-        output = self._model(
-            input_ids=torch.from_numpy(tokens.astype(np.int64))[None].to(device),
-            attention_mask=mask,
-            position_ids=torch.from_numpy(self._position[rows].astype(np.int64))[None].to(device),
-            past_key_values=Cache(layers=self._layers),
-            use_cache=True,
+        lengths = [len(self._prompts[start][0]) for start in self._start[rows].tolist()]
+        layout = Layout(
+            tokens[None].astype(np.int64),
+            self._position[rows][None].astype(np.int64),
+            np.array([lengths]),
         )
+        with announced(layout):
+            output = self._model(
+                input_ids=torch.from_numpy(layout.ids).to(device),
+                attention_mask=mask,
+                position_ids=torch.from_numpy(layout.position).to(device),
+                past_key_values=Cache(layers=self._layers),
+                use_cache=True,
+            )
         excluded = [self._prompts[start][1] for start in self._start[rows].tolist()]
         return _most_probable(output.logits[0], self._top_k, excluded)
 
@@ -436,11 +444,11 @@ class ReplayDecoder(Decoder):
         for _, group in groupby(order, key=lengths.__getitem__):
             batch = list(group)
             prompts = [prefixes[i][1] for i in batch]
-            ids = [(*prefixes[i][1].ids, *prefixes[i][2]) for i in batch]
-            with ghosts(self._model, _rows(prompts, device)):
-                logits = _last_logits(
-                    self._model, torch.tensor(ids, device=device), use_cache=False
-                )
+            ids = torch.tensor(
+                [(*prefixes[i][1].ids, *prefixes[i][2]) for i in batch], device=device
+            )
+            with ghosts(self._model, _rows(prompts, device)), announced(_layout(prompts, ids)):
+                logits = _last_logits(self._model, ids, use_cache=False)
             found = _most_probable(logits, self._top_k, [tuple(p.ghosts) for p in prompts])
             token_ids[batch], probabilities[batch] = found.token_ids, found.probabilities
         numbers = np.arange(self._next, self._next + len(prefixes), dtype=np.int32)
@@ -469,7 +477,7 @@ def path_probabilities(model: nn.Module, prompt: Prompt, path: Sequence[int]) ->
     """
     device = _device(model)
     ids = torch.tensor([[*prompt.ids, *path]], device=device)
-    with ghosts(model, _rows([prompt], device)):
+    with ghosts(model, _rows([prompt], device)), announced(_layout([prompt], ids)):
         logits = model(input_ids=ids, use_cache=False).logits[0]
     logits = logits[len(prompt.ids) - 1 : -1].float()
     logits[:, list(prompt.ghosts)] = -torch.inf
@@ -513,6 +521,12 @@ def _rows(prompts: Sequence[Prompt], device: torch.device) -> list[dict[int, Ten
         {token: torch.tensor(vector, device=device) for token, vector in prompt.ghosts.items()}
         for prompt in prompts
     ]
+
+
+def _layout(prompts: Sequence[Prompt], ids: Tensor) -> Layout:
+    """Return what the tokens of texts are that begin with prompts, one a row of ``ids``."""
+    ghost_ids = {token for prompt in prompts for token in prompt.ghosts}
+    return Layout.of(ids, [len(prompt.ids) for prompt in prompts], ghost_ids=sorted(ghost_ids))
 
 
 def _last_logits(model: nn.Module, ids: Tensor, **options: Any) -> Tensor:
