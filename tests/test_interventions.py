@@ -27,8 +27,8 @@ from sae_explorer import ExplorerError, Subject, grow_tree, grow_trees
 from sae_explorer.analyses.definition_tree import DefinitionTree
 from sae_explorer.analyses.trees import TreeGrower, TreeRequest
 from sae_explorer.model import decoding, sites
-from sae_explorer.model.interventions import Clamp, applied
-from sae_explorer.request import schema
+from sae_explorer.model.interventions import Ablate, Clamp, applied
+from sae_explorer.request import from_text, schema
 from test_trees_parity import GHOST_TOKEN, PROMPTS, ghost_id, prompt_ids, state, width_of
 from zoo import SAE_KINDS, attentions, build_model, build_sae, build_tokenizer
 
@@ -354,7 +354,9 @@ def test_a_feature_that_is_not_there_is_refused() -> None:
 
 
 def test_a_feature_clamped_twice_is_refused() -> None:
-    with pytest.raises(ExplorerError, match="Feature 3 is clamped more than once"):
+    with pytest.raises(
+        ExplorerError, match="Feature 3 is held at one value and changed by another"
+    ):
         tree_of(subject_of(CASES["gemma3-standard"]), interventions=[CLAMP, Clamp(3, 1.0)])
 
 
@@ -388,7 +390,7 @@ _METADATA = {"hook_name": "blocks.1.hook_resid_post", "model_name": "tiny-llama"
                     metadata=SAEMetadata(**_METADATA),
                 )
             ),
-            "temporal SAE, whose features cannot be clamped: it predicts",
+            "temporal SAE, whose features cannot be measured or clamped: it predicts",
         ),
         (
             lambda: sae_lens.MatchingPursuitSAE(
@@ -396,7 +398,7 @@ _METADATA = {"hook_name": "blocks.1.hook_resid_post", "model_name": "tiny-llama"
                     d_in=48, d_sae=24, metadata=SAEMetadata(**_METADATA)
                 )
             ),
-            "matching_pursuit SAE, whose features cannot be clamped: it picks features",
+            "matching_pursuit SAE, whose features cannot be measured or clamped: it picks features",
         ),
         (
             lambda: sae_lens.BatchTopKTrainingSAE(
@@ -515,9 +517,18 @@ def test_a_clamped_tree_says_which_sae_and_has_another_hash() -> None:
 
 @pytest.mark.parametrize("given", [[3], [(3, 6.0)], {"feature": 3}, [{"feature": 3}], "3=6"])
 def test_what_is_no_intervention_is_refused(given: Any) -> None:
-    with pytest.raises(ExplorerError, match="Clamp"):
+    with pytest.raises(ExplorerError, match=r"Clamp\(17|clamp 17 8"):
         TreeRequest(feature=1, interventions=given)
 
 
-def test_interventions_have_no_control_and_no_flag_yet() -> None:
-    assert "interventions" not in [entry["name"] for entry in schema(TreeRequest)]
+def test_interventions_have_a_control_and_a_flag() -> None:
+    (entry,) = [entry for entry in schema(TreeRequest) if entry["name"] == "interventions"]
+    assert (entry["kind"], entry["group"], entry["default"]) == (
+        "interventions",
+        "interventions",
+        [],
+    )
+    assert from_text(TreeRequest, "interventions", "clamp 17 8; ablate 3") == (
+        Clamp(17, 8.0),
+        Ablate(3),
+    )

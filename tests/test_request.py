@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from sae_explorer import ExplorerError, grow_tree, grow_trees, logit_lens, rank_tokens
 from sae_explorer.analyses import ANALYSES
+from sae_explorer.model.ghost import SOURCES
 from sae_explorer.request import Request, from_text, option, options, schema, takes
 
 quick = settings(
@@ -313,7 +314,7 @@ def test_signature_and_reference_list_every_option_once(name: str) -> None:
 
 def test_an_option_that_a_function_handles_itself_is_left_out() -> None:
     parameters = inspect.signature(grow_trees).parameters
-    left_out = {"feature", "vector", "token", "embedding"}
+    left_out = set(SOURCES)
     assert not left_out & set(parameters)
     expected = {f.name for f in dataclasses.fields(ANALYSES["tree"].load()[0])} - left_out
     assert expected <= set(parameters)

@@ -556,8 +556,8 @@ def test_the_length_of_a_direction_counts_in_the_raw_reading_alone():
 
 
 LENS_ERRORS: dict[str, tuple[dict[str, Any], str]] = {
-    "nothing": ({}, "neither was given"),
-    "both": ({"feature": 1, "vector": (1.0,)}, "both were given"),
+    "nothing": ({}, "none was given"),
+    "both": ({"feature": 1, "vector": (1.0,)}, "feature and vector were given"),
     "feature": ({"feature": 24}, "24 features, 0 to 23"),
     "length": ({"vector": (1.0, 2.0)}, "has 2 numbers"),
     "zero": ({"vector": (0.0,) * 48}, "is zero"),

@@ -528,7 +528,7 @@ def test_lines_are_as_wide_as_the_formula_says() -> None:
     [
         ({"feature": 24}, "There is no feature 24: .* 24 features, 0 to 23"),
         ({"feature": -1}, "feature is -1; it must be at least 0"),
-        ({}, "Give one of feature, vector, token or embedding; none was given"),
+        ({}, "Give one of feature, direction, vector, token or embedding; none was given"),
         ({"feature": 3, "token": "a"}, "feature and token were given"),
         ({"feature": 3, "prompt": "What is a word?"}, r"no placeholder. Write \{ghost\}"),
         ({"feature": 3, "ghost_token": "Ġwould be"}, "no single token"),

@@ -15,44 +15,55 @@ if TYPE_CHECKING:
     from sae_explorer.analyses.trees import TreeProgress, grow_tree, grow_trees
     from sae_explorer.errors import ExplorerError, PartialResultWarning
     from sae_explorer.loading.registry import registry
-    from sae_explorer.model.interventions import Clamp
+    from sae_explorer.model.direction import Direction, feature, vector
+    from sae_explorer.model.interventions import Ablate, Clamp, Steer
     from sae_explorer.subject import Subject
     from sae_explorer.widget.explorer import FeatureExplorer
 
 _HOMES = {
+    "Ablate": "model.interventions",
     "Clamp": "model.interventions",
     "Definition": "analyses.definition_tree",
     "DefinitionTree": "analyses.definition_tree",
+    "Direction": "model.direction",
     "ExplorerError": "errors",
     "FeatureExplorer": "widget.explorer",
     "LogitLens": "analyses.logit_lens",
     "PartialResultWarning": "errors",
+    "Steer": "model.interventions",
     "Subject": "subject",
     "TokenRanking": "analyses.tokens",
     "TreeProgress": "analyses.trees",
+    "feature": "model.direction",
     "grow_tree": "analyses.trees",
     "grow_trees": "analyses.trees",
     "logit_lens": "analyses.logit_lens",
     "rank_tokens": "analyses.tokens",
     "registry": "loading.registry",
+    "vector": "model.direction",
 }
 
 __all__ = [
+    "Ablate",
     "Clamp",
     "Definition",
     "DefinitionTree",
+    "Direction",
     "ExplorerError",
     "FeatureExplorer",
     "LogitLens",
     "PartialResultWarning",
+    "Steer",
     "Subject",
     "TokenRanking",
     "TreeProgress",
+    "feature",
     "grow_tree",
     "grow_trees",
     "logit_lens",
     "rank_tokens",
     "registry",
+    "vector",
 ]
 
 

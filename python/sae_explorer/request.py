@@ -42,6 +42,8 @@ class Option:
         Whether a control should be logarithmic.
     choices
         The words allowed, for a field that takes words.
+    group
+        The heading of its control, where it is another than that of the class which declares it.
     """
 
     help: str
@@ -52,6 +54,7 @@ class Option:
     slider: tuple[float, float] | None = None
     log: bool = False
     choices: tuple[str, ...] = ()
+    group: str = ""
 
     def range_text(self) -> str:
         """Return the allowed range in words, such as ``"above 0, at most 1"``."""
@@ -119,23 +122,31 @@ class Request:
                 hint = did_you_mean(name, known)
                 listing = ", ".join(known)
                 raise ExplorerError(f"There is no option {name!r}.{hint} Possible: {listing}.")
+        # A sum of features may stand wherever a feature does.
+        if "direction" in known and _is_structured(type(given.get("feature"))):
+            if given.get("direction") is not None:
+                raise ExplorerError(
+                    "feature is a direction, and direction was given too; give one."
+                )
+            given = {**given, "feature": None, "direction": given["feature"]}
         return cls(**given)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values, in the order of their declaration."""
         kinds = _field_types(type(self))
-        values = {
-            name: getattr(self, name)
+        return {
+            name: plain(getattr(self, name))
             for name in options(type(self))
-            # Left out where there are none, as they were before there were any.
+            # Left out where there are none: most requests have none.
             if getattr(self, name) or not _has_fields(kinds[name])
         }
-        return {
-            k: [item.to_dict() if _is_structured(type(item)) else item for item in v]
-            if isinstance(v, tuple)
-            else v
-            for k, v in values.items()
-        }
+
+
+def plain(value: Any) -> Any:
+    """Return the value of an option as JSON has it."""
+    if isinstance(value, (tuple, list)):
+        return [plain(item) for item in value]
+    return value.to_dict() if _is_structured(type(value)) else value
 
 
 def options(request: type[Request]) -> dict[str, Option]:
@@ -150,8 +161,8 @@ def options(request: type[Request]) -> dict[str, Option]:
 def from_text(request: type[Request], name: str, text: str) -> Any:
     """Return the value of an option written as text, as on a command line.
 
-    Numbers in a list are separated by commas; "none" means None, where that is possible and the
-    option takes no words.
+    Numbers or words in a list are separated by commas, interventions by semicolons; "none" means
+    None, where that is possible and the option takes no words.
 
     Raises
     ------
@@ -161,13 +172,21 @@ def from_text(request: type[Request], name: str, text: str) -> Any:
     accepted = _members(_field_types(request)[name])
     if types.NoneType in accepted and str not in accepted and text.strip().lower() == "none":
         return None
-    if any(typing.get_origin(kind) is tuple for kind in accepted):
+    if text in options(request)[name].choices:
+        return text
+    for kind in accepted:
+        if _is_structured(_element(kind)):
+            return _parsed(kind, text)
+    lists = [kind for kind in accepted if typing.get_origin(kind) is tuple]
+    if lists:
+        element = _element(lists[0])
         try:
-            return tuple(map(float, text.split(","))) if text.strip() else ()
+            return tuple(map(element, text.split(","))) if text.strip() else ()
         except ValueError:
             if str not in accepted:
+                kind = "whole numbers" if element is int else "numbers"
                 raise ExplorerError(
-                    f"{name} is {text!r}; it must be numbers separated by commas."
+                    f"{name} is {text!r}; it must be {kind} separated by commas."
                 ) from None
     for kind in accepted:
         if kind in (int, float):
@@ -181,35 +200,32 @@ def from_text(request: type[Request], name: str, text: str) -> Any:
 def schema(request: type[Request]) -> list[dict[str, Any]]:
     """Return what a control panel or a command line needs to know of every option.
 
-    Options whose values have fields of their own, such as interventions, are left out: a single
-    control or flag cannot say them.
-
     Returns
     -------
     list of dict
-        One entry an option: ``name``, ``group`` (that of the class which declares it), ``kind`` (``"int"``, ``"float"``, ``"bool"``, ``"str"`` or
-        ``"floats"``), ``optional``, ``default``, ``range`` in words, and the fields of
-        :class:`Option`.
+        One entry an option: ``name``, ``group`` (its own, or that of the class which declares it),
+        ``kind`` (``"int"``, ``"float"``, ``"bool"``, ``"str"``, lists of them such as ``"floats"``,
+        ``"direction"`` or ``"interventions"``), ``optional``, ``default``, ``range`` in words, and
+        the fields of :class:`Option`.
     """
     kinds = _field_types(request)
     defaults = {f.name: f.default for f in dataclasses.fields(request)}
     entries = []
     for name, entry in options(request).items():
         accepted = _members(kinds[name])
-        if _has_fields(kinds[name]):
-            continue
         base = next(kind for kind in accepted if kind is not types.NoneType)
-        kind = "floats" if typing.get_origin(base) is tuple else base.__name__
+        listed = "s" if typing.get_origin(base) is tuple else ""
+        kind = f"{_element(base).__name__.lower()}{listed}"
         default = defaults[name]
         entries.append(
             {
                 "name": name,
-                "group": _declaring(request, name).group,
                 "kind": kind,
                 "optional": types.NoneType in accepted,
                 "default": list(default) if isinstance(default, tuple) else default,
                 "range": entry.range_text(),
                 **dataclasses.asdict(entry),
+                "group": entry.group or _declaring(request, name).group,
             }
         )
     return entries
@@ -284,12 +300,17 @@ def _members(kind: Any) -> tuple[Any, ...]:
 
 def _is_structured(kind: Any) -> bool:
     """Tell values that have fields of their own from numbers and words."""
-    return dataclasses.is_dataclass(kind)
+    return hasattr(kind, "from_dict") and hasattr(kind, "to_dict")
 
 
 def _has_fields(kind: Any) -> bool:
-    """Tell whether an option takes several values that have fields of their own."""
-    return typing.get_origin(kind) is tuple and _is_structured(typing.get_args(kind)[0])
+    """Tell whether an option takes values that have fields of their own."""
+    return any(_is_structured(_element(member)) for member in _members(kind))
+
+
+def _element(kind: Any) -> Any:
+    """Return what a tuple of one kind holds; another type itself."""
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else kind
 
 
 def _coerce(name: str, value: Any, kind: Any) -> Any:
@@ -306,6 +327,8 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
     for candidate in accepted:
         if candidate is types.NoneType:
             continue
+        if isinstance(value, str) and _is_structured(_element(candidate)):
+            return _parsed(candidate, value)
         if typing.get_origin(candidate) is tuple and isinstance(value, (list, tuple)):
             return tuple(_coerce(name, item, typing.get_args(candidate)[0]) for item in value)
         if candidate is bool and isinstance(value, bool):
@@ -325,13 +348,21 @@ def _coerce(name: str, value: Any, kind: Any) -> Any:
     raise ExplorerError(f"{name} is {reprlib.repr(value)}; it must be {wanted}.")
 
 
+def _parsed(kind: Any, text: str) -> Any:
+    """Return the value of a type with fields of its own, or several of them, written as text."""
+    if kind is _element(kind):
+        return kind.parse(text)
+    return tuple(_element(kind).parse(part.strip()) for part in text.split(";") if part.strip())
+
+
 def _kind_name(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
     if kind is types.NoneType:
         return "None"
+    element = _element(kind)
     if _is_structured(kind):
-        return f"a {kind.__name__}"
-    element: Any = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else None
+        return f"a {kind.__name__}, such as {kind.example}"
     if _is_structured(element):
-        return f"a list of {element.__name__}"
-    return names.get(kind, "a list of numbers")
+        return f"a list of {element.__name__}s, such as [{element.example}]"
+    lists = {int: "a list of whole numbers", str: "a list of words"}
+    return names.get(kind) or lists.get(element, "a list of numbers")

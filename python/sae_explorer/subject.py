@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import weakref
 from contextlib import contextmanager
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
     from sae_explorer.model.ghost import Vector
     from sae_explorer.model.sites import Site
 
-#: What stands for the made-up word in a prompt.
+#: What stands for the made-up word in a prompt, and for a second one.
 PLACEHOLDER = "{ghost}"
+SECOND_PLACEHOLDER = "{ghost2}"
+
+_PLACES = re.compile(f"({re.escape(PLACEHOLDER)}|{re.escape(SECOND_PLACEHOLDER)})")
 
 #: Scales that are customary for a model; every other model takes the mean distance of its token
 #: embeddings from their centroid.
@@ -420,13 +424,26 @@ class Subject:
         A reserved entry where the tokenizer has one, since the entry's probability is removed from
         the answers; Gemma's customary ``"OSS"``; else a rare entry that is a word of its own.
         """
+        return self.second_ghost_token("")
+
+    def second_ghost_token(self, first: str) -> str:
+        """Return an entry for a second vector: the best one that is not the first's."""
+        for entry in self._placeholders():
+            if entry != first:
+                return entry
+        raise ExplorerError("The vocabulary has no entry fit as a placeholder; give ghost_token=.")
+
+    def _placeholders(self) -> Iterator[str]:
+        """Yield vocabulary entries whose place a vector may take, the best one first."""
         name, token_id = _GEMMA_PLACEHOLDER
         if self.tokenizer.convert_tokens_to_ids(name) == token_id:
-            return name
+            yield name
         vocabulary = self._vocabulary
         for entry in _RESERVED:
             if entry in vocabulary:
-                return entry
+                yield entry
+            if (another := entry.replace("0", "1")) in vocabulary:
+                yield another
         names = {index: entry for entry, index in vocabulary.items()}
         special = set(self.tokenizer.all_special_ids)
         for index in sorted(names, reverse=True):
@@ -437,8 +454,7 @@ class Subject:
                 text.strip()
                 and self.tokenizer.encode(f'"{text}"', add_special_tokens=False).count(index) == 1
             ):
-                return names[index]
-        raise ExplorerError("The vocabulary has no entry fit as a placeholder; give ghost_token=.")
+                yield names[index]
 
     def token_id(self, token: str) -> int:
         """Return the id of a vocabulary entry, given as the tokenizer writes it or as plain text.
@@ -495,7 +511,7 @@ class Subject:
         """Return the token ids of a text that follows a prompt, as the tokenizer would write it."""
         # Tokenizers treat a word after a quote otherwise than at the start of a text, so the answer
         # is tokenized behind the prompt's last words, not alone.
-        lead = prompt.rsplit(PLACEHOLDER, 1)[-1]
+        lead = re.split(_PLACES, prompt)[-1]
         before = self.tokenizer.encode(lead, add_special_tokens=False)
         whole = self._without_end(self.tokenizer.encode(lead + answer, add_special_tokens=False))
         if lead and whole[: len(before)] == before:
@@ -536,51 +552,61 @@ class Subject:
         """An entry after which a token's text reads as it does inside a line."""
         return int(self.tokenizer.encode("a", add_special_tokens=False)[-1])
 
-    def encode_prompt(self, prompt: str, ghost_token: str) -> list[int]:
-        """Return the prompt's token ids with the placeholder as one token each time.
+    def encode_prompt(self, prompt: str, ghost_token: str, second_token: str = "") -> list[int]:
+        """Return the prompt's token ids with each placeholder as one token each time.
 
         Parameters
         ----------
         prompt
-            Text with ``{ghost}`` once or more.
-        ghost_token
-            The vocabulary entry to stand there.
+            Text with ``{ghost}`` once or more, and perhaps ``{ghost2}``.
+        ghost_token, second_token
+            The vocabulary entries to stand there.
 
         Raises
         ------
         ExplorerError
             If the prompt has no placeholder, or the tokenizer does not keep the entry in one piece.
         """
-        parts = prompt.split(PLACEHOLDER)
-        if len(parts) == 1:
+        # Texts and placeholders by turns.
+        pieces = re.split(_PLACES, prompt)
+        if PLACEHOLDER not in pieces:
             raise ExplorerError(
                 f"The prompt {prompt!r} has no placeholder. Write {PLACEHOLDER} where the made-up "
                 f'word goes, as in: A typical definition of "{PLACEHOLDER}" would be "'
             )
-        ghost_id = self.token_id(ghost_token)
-        if ghost_id in self.tokenizer.encode(" ".join(parts), add_special_tokens=False):
+        entries = {PLACEHOLDER: ghost_token, SECOND_PLACEHOLDER: second_token}
+        ids_of = {place: self.token_id(entries[place]) for place in dict.fromkeys(pieces[1::2])}
+        held = self.tokenizer.encode(" ".join(pieces[::2]), add_special_tokens=False)
+        for place, ghost_id in ids_of.items():
+            if ghost_id in held:
+                raise ExplorerError(
+                    f"The prompt {prompt!r} holds the placeholder's own token {entries[place]!r}, "
+                    "which would take the vector too. Choose another ghost_token."
+                )
+        if len(set(ids_of.values())) < len(ids_of):
             raise ExplorerError(
-                f"The prompt {prompt!r} holds the placeholder's own token {ghost_token!r}, which "
-                "would take the vector too. Choose another ghost_token."
+                f"{PLACEHOLDER} and {SECOND_PLACEHOLDER} stand for the same token {ghost_token!r}. "
+                "Choose another ghost_token."
             )
-        text = self._decode([ghost_id])
-        ids = self._without_end(self.tokenizer.encode(prompt.replace(PLACEHOLDER, text)))
-        if ids.count(ghost_id) == len(parts) - 1:
+        wanted_ids = [ids_of[place] for place in pieces[1::2]]
+        texts = [self._decode([ids_of[p]]) if n % 2 else p for n, p in enumerate(pieces)]
+        ids = self._without_end(self.tokenizer.encode("".join(texts)))
+        if [i for i in ids if i in wanted_ids] == wanted_ids:
             return ids
         # The tokenizer joins the entry to its neighbours: put the pieces together by hand, and
         # accept them only if they read as the prompt does.
-        spliced = self._without_end(self.tokenizer.encode(parts[0]))
-        for part in parts[1:]:
+        spliced = self._without_end(self.tokenizer.encode(pieces[0]))
+        for ghost_id, part in zip(wanted_ids, pieces[2::2], strict=True):
             spliced.append(ghost_id)
             if part:
                 spliced += self.tokenizer.encode(part, add_special_tokens=False)
         reads = self.tokenizer.decode(spliced, skip_special_tokens=False)
         wanted = self.tokenizer.decode(ids, skip_special_tokens=False)
-        if spliced.count(ghost_id) != len(parts) - 1 or reads != wanted:
-            pieces = self.tokenizer.convert_ids_to_tokens(ids)
+        if [i for i in spliced if i in wanted_ids] != wanted_ids or reads != wanted:
+            split = self.tokenizer.convert_ids_to_tokens(ids)
             raise ExplorerError(
                 f"The tokenizer does not keep the placeholder {ghost_token!r} in one piece here: "
-                f"{pieces}. Choose another ghost_token, such as {self.default_ghost_token!r}, or "
+                f"{split}. Choose another ghost_token, such as {self.default_ghost_token!r}, or "
                 "put quotes or spaces around it in the prompt."
             )
         return spliced

@@ -8,7 +8,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an analysis has come.
+
+    Parameters
+    ----------
+    share
+        0 to 1; None where it is not known.
+    text
+        What it is doing, in a few words.
+    snapshot
+        Returns the result as it is now, None where there is nothing to show yet. Call it only from
+        the callback that was given the progress.
+    """
+
+    share: float | None
+    text: str
+    snapshot: Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -26,6 +49,10 @@ class Analysis:
     own
         Options that mean something of their own here, though others have some of the same name: the
         widget leaves them at their defaults.
+    on_request
+        Whether the widget runs it only when it is asked to.
+    uses_tree
+        Whether ``run`` takes a ``tree=`` that answers the same options, and so need not grow it.
     """
 
     module: str
@@ -33,6 +60,8 @@ class Analysis:
     result: str
     summary: str
     own: tuple[str, ...] = ()
+    on_request: bool = False
+    uses_tree: bool = False
 
     def load(self) -> tuple[type[Any], type[Any], Any]:
         """Import the analysis; return its request class, its result class and its ``run``."""

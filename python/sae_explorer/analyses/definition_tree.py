@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -55,6 +55,9 @@ class Definition:
         Row of the path's last node.
     token_ids
         The path.
+    lift
+        Log of how many times as probable the path is as after random directions; None where that
+        was not measured.
     """
 
     text: str
@@ -62,6 +65,7 @@ class Definition:
     complete: bool
     row: int
     token_ids: tuple[int, ...]
+    lift: float | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,8 +91,8 @@ class DefinitionTree(Result):
         Token ids whose embedding the vector took, and whose probability was removed.
     end_ids
         Token ids that end a text.
-    ghost_vector
-        The vector, shape ``[d_model]``, float32.
+    ghost_vectors
+        The vector of each of them, shape ``[ghosts, d_model]``, float32.
     parent
         Row of the parent, -1 for the root; int32.
     depth
@@ -106,11 +110,15 @@ class DefinitionTree(Result):
         Whether the node was run. Nodes at the largest depth are not, and in a partial tree others.
     texts
         Text of every token in the tree, a leading space included.
+    lift
+        ``log P(path | ghost) - log mean_r P(path | random direction r)`` of each node, natural
+        logarithm, 0 for the root; float64. None where it was not asked for, or not finished.
     subject
         The live subject, None for a tree read from a file.
     """
 
     kind: ClassVar[str] = "definition-tree"
+    format: ClassVar[int] = 2
     index_label: ClassVar[str | None] = "row"
 
     request: TreeRequest
@@ -119,7 +127,7 @@ class DefinitionTree(Result):
     prompt_ids: tuple[int, ...]
     ghost_ids: tuple[int, ...]
     end_ids: tuple[int, ...]
-    ghost_vector: NDArray[np.float32]
+    ghost_vectors: NDArray[np.float32]
     parent: NDArray[np.int32]
     depth: NDArray[np.int32]
     token_id: NDArray[np.int32]
@@ -128,11 +136,20 @@ class DefinitionTree(Result):
     cut_probability: NDArray[np.float64]
     expanded: NDArray[np.bool_]
     texts: dict[int, str]
+    lift: NDArray[np.float64] | None = None
     subject: Subject | None = field(default=None)
 
     def __post_init__(self) -> None:
-        for name in (*_COLUMNS, "ghost_vector"):
+        for name in (*_COLUMNS, "ghost_vectors"):
             getattr(self, name).setflags(write=False)
+        if self.lift is not None:
+            self.lift.setflags(write=False)
+
+    @property
+    def ghost_vector(self) -> NDArray[np.float32]:
+        """The vector in place of the made-up word, shape ``[d_model]``; the first of two."""
+        first: NDArray[np.float32] = self.ghost_vectors[0]
+        return first
 
     def __len__(self) -> int:
         """Return the number of nodes, the root included."""
@@ -237,7 +254,9 @@ class DefinitionTree(Result):
         """Return the answer up to a node, as it would be written."""
         return join_tokens([self.texts[int(self.token_id[r])] for r in self.path(row)]).lstrip()
 
-    def definitions(self, limit: int | None = 10) -> list[Definition]:
+    def definitions(
+        self, limit: int | None = 10, by: Literal["probability", "lift"] = "probability"
+    ) -> list[Definition]:
         """Return the most probable answers as text.
 
         An answer is complete where it closes the quotation that the prompt leaves open, or ends the
@@ -248,7 +267,20 @@ class DefinitionTree(Result):
         ----------
         limit
             How many; None for all.
+        by
+            ``"lift"`` puts those first which random directions would have said least.
+
+        Raises
+        ------
+        ExplorerError
+            For ``by="lift"`` if the tree has no lift.
         """
+        if by not in ("probability", "lift"):
+            raise ExplorerError(f"by is {by!r}; it must be 'probability' or 'lift'.")
+        if by == "lift" and self.lift is None:
+            raise ExplorerError(
+                "The tree has no lift. Grow it with lift=8, or take measure_lift(tree)."
+            )
         closing = self.closing
         ends = np.array([self._ends(token_id, closing) for token_id in self.token_id.tolist()])
         behind = self._behind(ends)
@@ -266,10 +298,13 @@ class DefinitionTree(Result):
                 text += "…"
             path = tuple(int(self.token_id[r]) for r in self.path(row))
             probability = float(self.cumulative_probability[row])
-            found.append(Definition(text, probability, bool(ends[row]), row, path))
-            if limit is not None and len(found) == limit:
+            lift = None if self.lift is None else float(self.lift[row])
+            found.append(Definition(text, probability, bool(ends[row]), row, path, lift))
+            if by == "probability" and limit is not None and len(found) == limit:
                 break
-        return found
+        if by == "lift":
+            found.sort(key=lambda definition: -(definition.lift or 0.0))
+        return found[:limit]
 
     def _ends(self, token_id: int, closing: str) -> bool:
         text = self.texts.get(token_id, "")
@@ -363,7 +398,7 @@ class DefinitionTree(Result):
     def _prompt(self) -> Any:
         from sae_explorer.model.decoding import Prompt
 
-        return Prompt(self.prompt_ids, dict.fromkeys(self.ghost_ids, self.ghost_vector))
+        return Prompt(self.prompt_ids, dict(zip(self.ghost_ids, self.ghost_vectors, strict=True)))
 
     def _live(self, subject: Subject | None) -> Subject:
         live = subject or self.subject
@@ -392,12 +427,14 @@ class DefinitionTree(Result):
         """Return one row a node, the root first with parent -1; ``parent`` is a row number.
 
         Columns: ``parent, depth, token_id, token, probability, cumulative_probability,
-        cut_probability, expanded``.
+        cut_probability, expanded``, and ``lift`` where it was measured.
         """
         import pandas as pd
 
         frame = pd.DataFrame({name: getattr(self, name) for name in _COLUMNS})
         frame.insert(3, "token", self.tokens)
+        if self.lift is not None:
+            frame["lift"] = self.lift
         return frame
 
     def to_newick(self, path: str | os.PathLike[str] | None = None) -> str:
@@ -483,6 +520,7 @@ class DefinitionTree(Result):
             **super().payload(subject),
             "status": self.status,
             "prompt": self.request.prompt,
+            "scale": self.request.scale,
             "end_ids": list(self.end_ids),
             "closing": self.closing,
             "covered": self.covered_probability,
@@ -491,6 +529,7 @@ class DefinitionTree(Result):
             "token": packed(numbers),
             "probability": packed(self.probability[rows].astype(np.float32)),
             "expanded": packed(self.expanded[rows].astype(np.uint8)),
+            "lift": None if self.lift is None else packed(self.lift[rows].astype(np.float32)),
             "first_token": first_token,
             "token_id": packed(new),
             "text": [self.texts.get(i, "") for i in new.tolist()],
@@ -502,8 +541,9 @@ class DefinitionTree(Result):
             "prompt_ids": list(self.prompt_ids),
             "ghost_ids": list(self.ghost_ids),
             "end_ids": list(self.end_ids),
-            "ghost_vector": column(self.ghost_vector),
+            "ghost_vectors": column(self.ghost_vectors),
             "columns": {name: column(getattr(self, name)) for name in _COLUMNS},
+            "lift": None if self.lift is None else column(self.lift),
             "texts": {str(token_id): text for token_id, text in self.texts.items()},
         }
 
@@ -523,7 +563,8 @@ class DefinitionTree(Result):
             prompt_ids=tuple(body["prompt_ids"]),
             ghost_ids=tuple(body["ghost_ids"]),
             end_ids=tuple(body["end_ids"]),
-            ghost_vector=np.asarray(body["ghost_vector"], np.float32),
+            ghost_vectors=np.asarray(body["ghost_vectors"], np.float32),
+            lift=None if body["lift"] is None else np.asarray(body["lift"], np.float64),
             texts={int(token_id): text for token_id, text in body["texts"].items()},
             **columns,
         )

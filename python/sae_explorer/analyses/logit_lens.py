@@ -16,6 +16,7 @@ import torch
 
 from sae_explorer.errors import ExplorerError
 from sae_explorer.model import sites
+from sae_explorer.model.direction import Direction  # noqa: TC001 - a request reads its annotations
 from sae_explorer.model.geometry import products
 from sae_explorer.request import Request, option, takes
 from sae_explorer.results import Provenance, Result, column, packed
@@ -42,6 +43,9 @@ class LogitLensRequest(Request):
     group: ClassVar[str] = "lens"
 
     feature: int | None = option(None, "Index of the SAE feature (latent).", minimum=0)
+    direction: Direction | None = option(
+        None, "A sum of features in place of one, such as 4021 - 0.5*17:encoder."
+    )
     vector: tuple[float, ...] | None = option(
         None, "d_model numbers in place of a feature's, read as they are, not normalised."
     )
@@ -57,15 +61,25 @@ class LogitLensRequest(Request):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.feature is None) == (self.vector is None):
-            what = "neither was" if self.feature is None else "both were"
+        given = [n for n in ("feature", "direction", "vector") if getattr(self, n) is not None]
+        if len(given) != 1:
+            what = "none was" if not given else " and ".join(given) + " were"
             raise ExplorerError(
-                f"Give one of feature or vector; {what} given. For an SAE's feature: feature=17."
+                f"Give one of feature, direction or vector; {what} given. For an SAE's feature: "
+                "feature=17."
             )
+
+    @property
+    def uses_sae(self) -> bool:
+        """Whether the answer hangs on the subject's SAE."""
+        summed = self.direction is not None and bool(self.direction.features)
+        return self.feature is not None or summed
 
     @property
     def label(self) -> str:
         """What is read, in a few words."""
+        if self.direction is not None:
+            return f"{self.weights} of direction {self.direction}"
         return "vector" if self.feature is None else f"{self.weights} of feature {self.feature}"
 
 
@@ -241,7 +255,7 @@ def run(
     places = np.arange(len(ids), dtype=np.int32) % (len(ids) // len(_blocks())) + 1
     return LogitLens(
         request=request,
-        provenance=subject.provenance(with_sae=request.feature is not None),
+        provenance=subject.provenance(with_sae=request.uses_sae),
         lens=lens,
         side=side,
         rank=places.astype(np.int32),
@@ -284,6 +298,10 @@ def _blocks() -> list[tuple[str, str]]:
 def _direction(subject: Subject, request: LogitLensRequest) -> Vector:
     if request.feature is not None:
         return subject.direction(request.feature, request.weights)
+    if request.direction is not None:
+        parts = request.direction.parts(subject, request.weights, as_unit=False)
+        total = sum((w * v.astype(np.float64) for w, v in parts), start=np.zeros(1))
+        return np.asarray(total, np.float32)
     vector = np.asarray(request.vector, dtype=np.float32)
     if vector.shape != (subject.d_model,):
         raise ExplorerError(

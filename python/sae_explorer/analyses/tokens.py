@@ -307,7 +307,7 @@ def run(
     best = _smallest(ratio, request.limit)
     return TokenRanking(
         request=request,
-        provenance=subject.provenance(with_sae=request.feature is not None),
+        provenance=subject.provenance(with_sae=request.uses_sae),
         candidates=len(near.ids),
         left_out=near.left_out,
         token_id=near.ids[best].astype(np.int32),

@@ -28,16 +28,19 @@ from sae_explorer.model.decoding import (
     chunk_size,
     open_decoder,
 )
-from sae_explorer.model.ghost import DirectionRequest, Vector, ghost_vector
-from sae_explorer.model.interventions import Clamp, applied
+from sae_explorer.model.direction import Direction  # noqa: TC001 - a request reads its annotations
+from sae_explorer.model.ghost import AUTO, SOURCES, DirectionRequest, Vector, ghost_vector
+from sae_explorer.model.interventions import Intervention, applied
 from sae_explorer.model.interventions import check as check_interventions
 from sae_explorer.request import option, takes
+from sae_explorer.subject import SECOND_PLACEHOLDER
 
 if TYPE_CHECKING:
     import threading
 
     from numpy.typing import NDArray
 
+    from sae_explorer.analyses.lift import LiftMeasurement
     from sae_explorer.results import Provenance
     from sae_explorer.subject import Subject
 
@@ -68,7 +71,12 @@ class TreeRequest(DirectionRequest):
 
     prompt: str = option(
         'A typical definition of "{ghost}" would be "',
-        "What the model is asked; {ghost} marks the made-up word, once or more.",
+        "What the model is asked; {ghost} marks the made-up word, once or more, {ghost2} a second one.",
+    )
+    second: Direction | None = option(
+        None,
+        "What {ghost2} in the prompt stands for, such as 17 or 17:decoder; it is made a vector as "
+        "the first one is.",
     )
     ghost_token: str | None = option(
         None,
@@ -96,22 +104,46 @@ class TreeRequest(DirectionRequest):
         slider=(100, 50_000),
         log=True,
     )
-    interventions: tuple[Clamp, ...] = option(
-        (),
-        "Features of the SAE held at a value while the tree grows, such as [Clamp(17, 8.0)]; 0 "
-        "ablates.",
+    lift: int = option(
+        0,
+        "Number of random directions that lift is measured against, such as 8; 0 leaves it out. Lift "
+        "tells what this vector says from what any vector would.",
+        minimum=0,
+        slider=(0, 16),
     )
+    lift_seed: int = option(0, "Seed of the random directions.", minimum=0)
+    interventions: tuple[Intervention, ...] = option(
+        (),
+        "Features steered, clamped or ablated while the model runs: from Python [Steer(17, 4.0), "
+        "Clamp(5, 8.0), Ablate(9)], else 'steer 17 4; clamp 5 8 at=generated; ablate 9'.",
+        group="interventions",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # The other way round nothing is wrong yet: a prompt that asks for it may come next.
+        if SECOND_PLACEHOLDER in self.prompt and self.second is None:
+            raise ExplorerError(
+                f"The prompt {self.prompt!r} has a second made-up word, but second= does not say "
+                "what it stands for. Give it, as in second=feature(17), or second 17 as text."
+            )
+
+    @property
+    def second_used(self) -> Direction | None:
+        """What the second made-up word of the prompt stands for, None where there is none."""
+        return self.second if SECOND_PLACEHOLDER in self.prompt else None
 
     @property
     def uses_sae(self) -> bool:
         """Whether the answer hangs on the subject's SAE."""
-        return self.feature is not None or bool(self.interventions)
+        second = self.second_used is not None and bool(self.second_used.features)
+        return super().uses_sae or second or bool(self.interventions)
 
     @property
     def label(self) -> str:
         """What the vector stands for, and what else is changed, in a few words."""
-        held = (f"feature {clamp.feature} at {clamp.value:g}" for clamp in self.interventions)
-        return ", ".join((super().label, *held))
+        second = [] if self.second_used is None else [f"second {self.second_used}"]
+        return ", ".join((super().label, *second, *(one.label for one in self.interventions)))
 
 
 @dataclass(frozen=True)
@@ -183,7 +215,7 @@ def grow_tree(
     return run(subject, TreeRequest.from_options(options), progress=progress, cancel=cancel)
 
 
-@takes(TreeRequest, without=("feature", "vector", "token", "embedding"))
+@takes(TreeRequest, without=SOURCES)
 def grow_trees(
     subject: Subject,
     features: Sequence[int] = (),
@@ -219,7 +251,7 @@ def grow_trees(
     """
     if isinstance(features, int):
         raise ExplorerError(f"features is {features}; it must be a list, such as [{features}].")
-    taken = [name for name in ("feature", "vector", "token", "embedding") if name in options]
+    taken = [name for name in SOURCES if name in options]
     if taken or not (len(features) or len(vectors)):
         given = f"{taken[0]}= is" if taken else "nothing was"
         raise ExplorerError(
@@ -293,8 +325,9 @@ def check(subject: Subject, request: TreeRequest) -> None:
     ExplorerError
         As :func:`grow_tree` does.
     """
-    # The components may have to be computed first, and nothing about them can be wrong.
-    _Growth.planned(subject, replace(request, pca=()))
+    # The components and the scale may have to be computed first, and nothing about them can be wrong.
+    scale = None if request.scale == AUTO else request.scale
+    _Growth.planned(subject, replace(request, pca=(), scale=scale))
 
 
 class TreeGrower:
@@ -325,11 +358,15 @@ class TreeGrower:
         self._waiting = deque(self._trees)
         self._active: list[_Growth] = []
         self._decoder: Decoder | None = None
+        self._measuring: LiftMeasurement | None = None
         self._chunk = chunk_size(subject.device)
         self._began = time.perf_counter()
 
     def steps(self, cancel: threading.Event | None = None) -> Iterator[None]:
-        """Grow until all trees are done or ``cancel`` is set, giving way after every step."""
+        """Grow until all trees are done or ``cancel`` is set, giving way after every step.
+
+        Lift is measured last, where it was asked for.
+        """
         while self._waiting or self._active:
             if cancel is not None and cancel.is_set():
                 return
@@ -338,6 +375,19 @@ class TreeGrower:
                 with applied(self._subject, self._trees[0].request.interventions):
                     self._step(decoder)
             yield
+        for tree in self._trees:
+            self._measuring = measuring = tree.lift_measurement()
+            if measuring is not None:
+                yield from measuring.steps(cancel)
+                tree.take_lift(measuring)
+            self._measuring = None
+            if cancel is not None and cancel.is_set():
+                return
+
+    @property
+    def lift_share(self) -> float | None:
+        """Share of the work on the lift of the tree that is measured now, None before that."""
+        return None if self._measuring is None else self._measuring.share
 
     def lower(self, cutoff: float) -> None:
         """Lower the cutoff of all trees; nothing that was computed is computed again.
@@ -439,12 +489,14 @@ class _Growth:
     """
 
     def __init__(
-        self, subject: Subject, request: TreeRequest, vector: Vector, prompt: Prompt
+        self, subject: Subject, request: TreeRequest, prompt: Prompt, scale: float | str | None
     ) -> None:
         self.subject = subject
         self.request = request
-        self.vector = vector
         self.prompt = prompt
+        self.scale = scale
+        #: Lift of the rows of the result, and the cutoff that they are for.
+        self._lift: tuple[float, NDArray[np.float64]] | None = None
         self.cutoff = request.cutoff
         self.parent: IntArray = np.full(1, -1, np.int32)
         self.depth: IntArray = np.zeros(1, np.int32)
@@ -465,11 +517,47 @@ class _Growth:
                 f"{subject.vocabulary_size:,} entries."
             )
         check_interventions(subject, request.interventions)
-        vector = ghost_vector(subject, request)
         ghost_token = request.ghost_token or subject.default_ghost_token
-        ids = subject.encode_prompt(request.prompt, ghost_token)
-        prompt = Prompt(tuple(ids), {subject.token_id(ghost_token): vector})
-        return cls(subject, request, vector, prompt)
+        second_token = subject.second_ghost_token(ghost_token) if request.second_used else ""
+        ids = subject.encode_prompt(request.prompt, ghost_token, second_token)
+        scale = request.scale
+        if scale == AUTO:
+            from sae_explorer.analyses.scale_sweep import best_scale
+
+            scale = best_scale(subject, request)
+        scaled = replace(request, scale=scale)
+        vectors = {subject.token_id(ghost_token): ghost_vector(subject, scaled)}
+        if request.second_used is not None:
+            source: dict[str, Any] = {**dict.fromkeys(SOURCES), "direction": request.second_used}
+            second = ghost_vector(subject, replace(scaled, **source))
+            vectors[subject.token_id(second_token)] = second
+        return cls(subject, request, Prompt(tuple(ids), vectors), scale)
+
+    def lift_measurement(self) -> LiftMeasurement | None:
+        """Return what measures the lift of the tree, None where there is nothing to measure."""
+        from sae_explorer.analyses.lift import LiftMeasurement, random_prompts
+
+        known = self._lift is not None and self._lift[0] == self.cutoff
+        if not self.request.lift or known or not self.finished:
+            return None
+        order, parent = self._rows()
+        request = replace(self.request, scale=self.scale)
+        prompts = random_prompts(
+            self.subject, request, self.prompt, self.request.lift, self.request.lift_seed
+        )
+        return LiftMeasurement(
+            self.subject,
+            parent,
+            self.token_id[order],
+            np.log(self.cumulative[order]),
+            prompts,
+            self.request.interventions,
+        )
+
+    def take_lift(self, measured: LiftMeasurement) -> None:
+        """Keep the lift of the rows, unless it was broken off."""
+        if measured.finished:
+            self._lift = (self.cutoff, measured.result())
 
     @property
     def begun(self) -> bool:
@@ -538,21 +626,33 @@ class _Growth:
         deep = self.depth[nodes] < self.request.max_depth
         return nodes[(self.cumulative[nodes] >= self.cutoff) & deep]
 
-    def result(self, provenance: Provenance) -> DefinitionTree:
-        """Return the tree as it is now."""
+    def _kept(self) -> IntArray:
+        """Return the nodes above the cutoff, most probable first."""
         kept = np.flatnonzero(self.cumulative[: len(self.prefix)] >= self.cutoff)
         # A parent comes before its children even where they are as probable as it is.
         by_rank = np.lexsort((self.token_id[kept], self.depth[kept], -self.cumulative[kept]))
-        order = kept[by_rank]
-        budget = self.request.max_nodes
-        status = "partial" if len(self._open) else "complete"
-        if self.full or (budget is not None and not len(self._open) and len(order) > budget):
-            status = "budget"
-        order = order[:budget]
+        return kept[by_rank].astype(np.int32)
+
+    def _rows(self) -> tuple[IntArray, IntArray]:
+        """Return the nodes of the result's rows, and the row of each one's parent."""
+        order = self._kept()[: self.request.max_nodes]
         row_of = np.full(len(self.prefix), -1, np.int32)
         row_of[order] = np.arange(len(order), dtype=np.int32)
         parent = row_of[self.parent[order]]
         parent[0] = -1
+        return order, parent
+
+    def result(self, provenance: Provenance) -> DefinitionTree:
+        """Return the tree as it is now."""
+        order, parent = self._rows()
+        budget = self.request.max_nodes
+        over = budget is not None and not len(self._open) and len(self._kept()) > budget
+        status = "partial" if len(self._open) else "complete"
+        if self.full or over:
+            status = "budget"
+        lift = self._lift[1] if self._lift and len(self._lift[1]) == len(order) else None
+        if self._lift and self._lift[0] != self.cutoff:
+            lift = None
         probability, cumulative = self.probability[order], self.cumulative[order]
         expanded = self.prefix[order] >= 0
         followed = np.bincount(parent[1:], weights=probability[1:], minlength=len(order))
@@ -560,13 +660,13 @@ class _Growth:
         token_id = self.token_id[order]
         used = np.unique(token_id[1:])
         return DefinitionTree(
-            request=replace(self.request, cutoff=self.cutoff),
+            request=replace(self.request, cutoff=self.cutoff, scale=self.scale),
             provenance=provenance,
             status=status,
             prompt_ids=self.prompt.ids,
             ghost_ids=tuple(self.prompt.ghosts),
             end_ids=self.subject.end_ids,
-            ghost_vector=self.vector,
+            ghost_vectors=np.stack(list(self.prompt.ghosts.values())),
             parent=parent,
             depth=self.depth[order],
             token_id=token_id,
@@ -575,5 +675,6 @@ class _Growth:
             cut_probability=cut,
             expanded=expanded,
             texts=dict(zip(used.tolist(), self.subject.token_texts(used.tolist()), strict=True)),
+            lift=lift,
             subject=self.subject,
         )

@@ -116,7 +116,13 @@ class Decoder(ABC):
 
 
 def open_decoder(model: nn.Module, top_k: int, max_depth: int, example: Prompt) -> Decoder:
-    """Return the fastest decoder that is right for the model.
+    """Return the fastest decoder that is right for the model; see :func:`shares_keys`."""
+    kind = PooledDecoder if shares_keys(model, example) else ReplayDecoder
+    return kind(model, top_k, max_depth)
+
+
+def shares_keys(model: nn.Module, example: Prompt) -> bool:
+    """Return whether branches of a text can share keys and values in this model.
 
     On a model's first use, the pool is compared on two branches of ``example`` with whole forwards.
     The verdict holds for all later uses, so no intervention may be at work meanwhile.
@@ -132,8 +138,7 @@ def open_decoder(model: nn.Module, top_k: int, max_depth: int, example: Prompt) 
                 type(model).__name__,
                 attention,
             )
-    kind = PooledDecoder if verdicts[attention] else ReplayDecoder
-    return kind(model, top_k, max_depth)
+    return verdicts[attention]
 
 
 def _pool_is_right(model: nn.Module, example: Prompt) -> bool:
@@ -195,6 +200,54 @@ def _agreement(first: NextTokens, second: NextTokens, row: int) -> float:
     return float(common / max(first.probabilities[row].sum(), second.probabilities[row].sum()))
 
 
+class Masks:
+    """Attention masks for sequences that are no plain texts, as a model wants to be given them.
+
+    Sliding windows are counted in the positions of the texts, not in the places of the keys.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        config = text_config(model)
+        kinds = getattr(config, "layer_types", None) or []
+        self._window: int | None = getattr(config, "sliding_window", None)
+        if getattr(config, "use_sliding_window", True) is False:
+            self._window = None
+        self._mixed = "sliding_attention" in kinds and self._window is not None
+        if kinds and not self._mixed:
+            self._window = None
+
+    def of(
+        self,
+        visible: NDArray[np.bool_],
+        queries: NDArray[np.integer[Any]],
+        keys: NDArray[np.integer[Any]],
+        like: Tensor,
+    ) -> Tensor | dict[str, Tensor]:
+        """Return the mask, or that of each kind of layer.
+
+        Parameters
+        ----------
+        visible
+            Shape ``[queries, keys]``: which key each query may see.
+        queries, keys
+            Positions in their texts.
+        like
+            A tensor of the dtype and on the device that the mask is to have.
+        """
+
+        def additive(allowed: NDArray[np.bool_]) -> Tensor:
+            blocked = torch.from_numpy(~allowed).to(like.device)
+            mask = torch.zeros(allowed.shape, dtype=like.dtype, device=like.device)
+            return mask.masked_fill_(blocked, torch.finfo(like.dtype).min)[None, None]
+
+        if self._window is None:
+            return additive(visible)
+        near = additive(visible & (queries[:, None] - keys[None, :] < self._window))
+        if not self._mixed:
+            return near
+        return {"full_attention": additive(visible), "sliding_attention": near}
+
+
 class PooledDecoder(Decoder):
     """Every token is run once; keys and values live in a pool that all branches read.
 
@@ -211,14 +264,7 @@ class PooledDecoder(Decoder):
         self._path: IntArray = np.empty((0, max_depth), np.int32)
         #: Rows of each prompt and the ids of its ghosts, by the row of its last token.
         self._prompts: dict[int, tuple[IntArray, tuple[int, ...]]] = {}
-        config = text_config(model)
-        kinds = getattr(config, "layer_types", None) or []
-        self._window: int | None = getattr(config, "sliding_window", None)
-        if getattr(config, "use_sliding_window", True) is False:
-            self._window = None
-        self._mixed = "sliding_attention" in kinds and self._window is not None
-        if kinds and not self._mixed:
-            self._window = None
+        self._masks = Masks(model)
 
     def start(self, prompts: Sequence[Prompt]) -> tuple[IntArray, NextTokens]:
         device = _device(self._model)
@@ -226,8 +272,11 @@ class PooledDecoder(Decoder):
         # A cache without a configuration keeps every key, sliding window or not: later branches
         # see the prompt from further away than the prompt sees itself.
         cache = DynamicCache()
-        with ghosts(self._model, _rows(prompts, device)), announced(_layout(prompts, ids)):
-            logits = _last_logits(self._model, ids, past_key_values=cache, use_cache=True)
+        with (
+            ghosts(self._model, ghost_rows(prompts, device)),
+            announced(prompt_layout(prompts, ids)),
+        ):
+            logits = last_logits(self._model, ids, 1, past_key_values=cache, use_cache=True)[:, 0]
         count, length = ids.shape
         if not self._layers:
             self._layers = [_PoolLayer(layer.keys, layer.values) for layer in cache.layers]
@@ -278,11 +327,12 @@ class PooledDecoder(Decoder):
         device = _device(self._model)
         for layer in self._layers:
             layer.aim(context, rows)
-        mask = self._attention_mask(context, visible, rows, device)
+        position = self._position
+        mask = self._masks.of(visible, position[rows], position[context], self._layers[0].keys)
         lengths = [len(self._prompts[start][0]) for start in self._start[rows].tolist()]
         layout = Layout(
             tokens[None].astype(np.int64),
-            self._position[rows][None].astype(np.int64),
+            position[rows][None].astype(np.int64),
             np.array([lengths]),
         )
         with announced(layout):
@@ -314,24 +364,6 @@ class PooledDecoder(Decoder):
         context = np.concatenate([*prompts, used, rows]).astype(np.int32)
         visible = np.concatenate([sees_prompt, sees_path, np.eye(len(rows), dtype=bool)], axis=1)
         return context, visible
-
-    def _attention_mask(
-        self, context: IntArray, visible: NDArray[np.bool_], rows: IntArray, device: torch.device
-    ) -> Tensor | dict[str, Tensor]:
-        dtype = self._layers[0].keys.dtype
-
-        def additive(allowed: NDArray[np.bool_]) -> Tensor:
-            blocked = torch.from_numpy(~allowed).to(device)
-            mask = torch.zeros(allowed.shape, dtype=dtype, device=device)
-            return mask.masked_fill_(blocked, torch.finfo(dtype).min)[None, None]
-
-        if self._window is None:
-            return additive(visible)
-        distance = self._position[rows][:, None] - self._position[context][None, :]
-        near = additive(visible & (distance < self._window))
-        if not self._mixed:
-            return near
-        return {"full_attention": additive(visible), "sliding_attention": near}
 
     def _allocate(self, count: int) -> IntArray:
         """Take ``count`` free rows, growing the pool where there are too few."""
@@ -447,8 +479,11 @@ class ReplayDecoder(Decoder):
             ids = torch.tensor(
                 [(*prefixes[i][1].ids, *prefixes[i][2]) for i in batch], device=device
             )
-            with ghosts(self._model, _rows(prompts, device)), announced(_layout(prompts, ids)):
-                logits = _last_logits(self._model, ids, use_cache=False)
+            with (
+                ghosts(self._model, ghost_rows(prompts, device)),
+                announced(prompt_layout(prompts, ids)),
+            ):
+                logits = last_logits(self._model, ids, 1, use_cache=False)[:, 0]
             found = _most_probable(logits, self._top_k, [tuple(p.ghosts) for p in prompts])
             token_ids[batch], probabilities[batch] = found.token_ids, found.probabilities
         numbers = np.arange(self._next, self._next + len(prefixes), dtype=np.int32)
@@ -477,7 +512,7 @@ def path_probabilities(model: nn.Module, prompt: Prompt, path: Sequence[int]) ->
     """
     device = _device(model)
     ids = torch.tensor([[*prompt.ids, *path]], device=device)
-    with ghosts(model, _rows([prompt], device)), announced(_layout([prompt], ids)):
+    with ghosts(model, ghost_rows([prompt], device)), announced(prompt_layout([prompt], ids)):
         logits = model(input_ids=ids, use_cache=False).logits[0]
     logits = logits[len(prompt.ids) - 1 : -1].float()
     logits[:, list(prompt.ghosts)] = -torch.inf
@@ -516,25 +551,26 @@ def _embedding(model: nn.Module) -> Tensor:
     return weight
 
 
-def _rows(prompts: Sequence[Prompt], device: torch.device) -> list[dict[int, Tensor]]:
+def ghost_rows(prompts: Sequence[Prompt], device: torch.device) -> list[dict[int, Tensor]]:
+    """Return the prompts' ghosts as :func:`~sae_explorer.model.ghost.ghosts` takes them."""
     return [
         {token: torch.tensor(vector, device=device) for token, vector in prompt.ghosts.items()}
         for prompt in prompts
     ]
 
 
-def _layout(prompts: Sequence[Prompt], ids: Tensor) -> Layout:
+def prompt_layout(prompts: Sequence[Prompt], ids: Tensor) -> Layout:
     """Return what the tokens of texts are that begin with prompts, one a row of ``ids``."""
     ghost_ids = {token for prompt in prompts for token in prompt.ghosts}
     return Layout.of(ids, [len(prompt.ids) for prompt in prompts], ghost_ids=sorted(ghost_ids))
 
 
-def _last_logits(model: nn.Module, ids: Tensor, **options: Any) -> Tensor:
-    """Return the logits after the last position, shape ``[batch, vocabulary]``."""
+def last_logits(model: nn.Module, ids: Tensor, count: int, **options: Any) -> Tensor:
+    """Return the logits after the last positions, shape ``[batch, count, vocabulary]``."""
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        options["logits_to_keep"] = 1
+        options["logits_to_keep"] = count
     logits: Tensor = model(input_ids=ids, **options).logits
-    return logits[:, -1]
+    return logits[:, -count:]
 
 
 def _most_probable(logits: Tensor, k: int, excluded: Sequence[tuple[int, ...]]) -> NextTokens:
@@ -551,12 +587,17 @@ def _most_probable(logits: Tensor, k: int, excluded: Sequence[tuple[int, ...]]) 
     probabilities = logits.softmax(dim=-1)
     values, token_ids = _top(probabilities, k)
     top = values.cpu().double().numpy()  # not every device has float64
-    if not np.isfinite(top).all():
+    refuse_nan(top)
+    return NextTokens(token_ids.to("cpu", torch.int32).numpy(), top)
+
+
+def refuse_nan(answers: FloatArray) -> None:
+    """Raise :class:`ExplorerError` if the model's answers hold NaN."""
+    if np.isnan(answers).any():
         raise ExplorerError(
             "The model gave NaN or infinite logits. Its weights may hold NaN, or float16 is too "
             "narrow for it: load it with dtype='bfloat16' or 'float32'."
         )
-    return NextTokens(token_ids.to("cpu", torch.int32).numpy(), top)
 
 
 def _top(values: Tensor, k: int, block: int = 128) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sae_explorer.errors import ExplorerError
+from sae_explorer.model.direction import Direction
 from sae_explorer.request import Request, option
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 
 Vector: TypeAlias = NDArray[np.float32]
 
+#: The options that say what is looked at; a request has one of them.
+SOURCES = ("feature", "direction", "vector", "token", "embedding")
+
+#: Scale that is chosen by a sweep.
+AUTO = "auto"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DirectionRequest(Request):
@@ -36,6 +43,11 @@ class DirectionRequest(Request):
     group: ClassVar[str] = "vector"
 
     feature: int | None = option(None, "Index of the SAE feature (latent).", minimum=0)
+    direction: Direction | None = option(
+        None,
+        "A sum of features in place of one, such as 4021 - 0.5*17:decoder; from Python "
+        "feature(4021) - 0.5 * feature(17, 'decoder'), also with vector(...).",
+    )
     vector: tuple[float, ...] | None = option(
         None, "A direction of d_model numbers, such as a probe, used as a feature's would be."
     )
@@ -48,12 +60,13 @@ class DirectionRequest(Request):
         "Which weights give the feature's direction: 'encoder', 'decoder', or two coefficients "
         "(encoder, decoder) of their unit vectors.",
     )
-    scale: float | None = option(
+    scale: float | str | None = option(
         None,
         "Length of the direction; None takes the subject's (3.8 for Gemma-2B, else the mean "
-        "distance of the token embeddings from their centroid).",
+        "distance of the token embeddings from their centroid), 'auto' the best one of a sweep.",
         above=0.0,
         slider=(0.1, 10.0),
+        choices=(AUTO,),
     )
     centroid: bool = option(False, "Add the mean token embedding to the scaled direction.")
     pca: tuple[float, ...] = option(
@@ -67,13 +80,17 @@ class DirectionRequest(Request):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sources = ("feature", "vector", "token", "embedding")
-        given = [name for name in sources if getattr(self, name) is not None]
+        given = [name for name in SOURCES if getattr(self, name) is not None]
         if len(given) != 1:
             what = "none was" if not given else " and ".join(given) + " were"
             raise ExplorerError(
-                f"Give one of feature, vector, token or embedding; {what} given. "
+                f"Give one of feature, direction, vector, token or embedding; {what} given. "
                 "For an SAE's feature: feature=17."
+            )
+        if self.scale == AUTO and given[0] in ("token", "embedding"):
+            raise ExplorerError(
+                f"scale is 'auto', but a {given[0]}= stands in as it is, without a scale. Leave the "
+                "scale out."
             )
         if isinstance(self.weights, str):
             if self.weights not in ("encoder", "decoder"):
@@ -92,10 +109,18 @@ class DirectionRequest(Request):
             )
 
     @property
+    def uses_sae(self) -> bool:
+        """Whether the answer hangs on the subject's SAE."""
+        summed = self.direction is not None and bool(self.direction.features)
+        return self.feature is not None or summed
+
+    @property
     def label(self) -> str:
         """What the vector stands for, in a few words."""
         if self.feature is not None:
             return f"feature {self.feature}"
+        if self.direction is not None:
+            return f"direction {self.direction}"
         if self.token is not None:
             return f"token {self.token!r}"
         return "vector" if self.vector is not None else "embedding"
@@ -142,7 +167,11 @@ def ghost_mixture(subject: Subject, request: DirectionRequest) -> Mixture:
     if request.embedding is not None:
         return Mixture((1.0,), (_given_vector(subject, "embedding", request.embedding),))
 
-    if request.vector is not None:
+    vectors: list[Vector]
+    coefficients: list[float]
+    if request.direction is not None:
+        vectors, coefficients = _sum_parts(subject, request.direction, request.weights)
+    elif request.vector is not None:
         vectors = [unit(_given_vector(subject, "vector", request.vector), "The vector")]
         coefficients = [1.0]
     else:
@@ -150,6 +179,11 @@ def ghost_mixture(subject: Subject, request: DirectionRequest) -> Mixture:
         vectors, coefficients = _feature_parts(subject, request.feature, request.weights)
 
     scale = subject.default_scale if request.scale is None else request.scale
+    if isinstance(scale, str):
+        raise ExplorerError(
+            f"scale is {scale!r}, which only a tree can choose. Give a number, or take one from "
+            "sweep_scales(...).best_scale."
+        )
     coefficients = [c * scale * (1 - sum(request.pca)) for c in coefficients]
     if request.pca:
         coefficients += [scale * weight for weight in request.pca]
@@ -171,6 +205,21 @@ def unit(vector: Vector, name: str) -> Vector:
     if length == 0.0:
         raise ExplorerError(f"{name} is zero, so it has no direction. Choose another one.")
     return (vector / length).astype(np.float32)
+
+
+def _sum_parts(
+    subject: Subject, direction: Direction, weights: str | tuple[float, ...]
+) -> tuple[list[Vector], list[float]]:
+    """Return a direction's summands and their weights, such that the sum is a unit vector."""
+    if not isinstance(weights, str):
+        encoder, decoder = (
+            Direction(tuple(replace(t, weights=t.weights or side) for t in direction.terms)) * share
+            for side, share in zip(("encoder", "decoder"), weights, strict=True)
+        )
+        direction, weights = encoder + decoder, "encoder"
+    parts = direction.parts(subject, weights, as_unit=True)
+    length = float(np.linalg.norm(sum(w * v.astype(np.float64) for w, v in parts)))
+    return [v for _, v in parts], [w / length for w, _ in parts]
 
 
 def _feature_parts(

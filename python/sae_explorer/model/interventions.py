@@ -1,61 +1,51 @@
 """Interventions: the activation at an SAE's hook point, changed while the model runs.
 
-A clamp makes a feature's activation ``c`` at every position: ``x <- x + (c - a_f(x)) * d_f``, where
-``a_f`` is the activation as the SAE measures it and ``d_f`` the decoder row in the units of ``x``.
-Whatever of ``x`` the SAE does not explain stays as it is. A transcoder measures at one hook point
-and writes at another of the same forward.
+Steering adds a multiple of a direction, ``x <- x + c * d_f``. A clamp makes a feature's activation
+``c``: ``x <- x + (c - a_f(x)) * d_f``, where ``a_f`` is the activation as the SAE measures it;
+ablation is a clamp to 0. ``d_f`` is the decoder row in the units of ``x``. Whatever of ``x`` the SAE
+does not explain stays as it is. Several interventions all measure the ``x`` that there was before
+any of them. A transcoder measures at one hook point and writes at another of the same forward.
 """
 
 from __future__ import annotations
 
-import copy
+import re
 import reprlib
 import weakref
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
+import numpy as np
 import torch
 
-from sae_explorer.errors import ExplorerError
+from sae_explorer.errors import ExplorerError, did_you_mean
+from sae_explorer.model import encoding
+from sae_explorer.model.direction import Direction, check_sum
+from sae_explorer.model.positions import current
 from sae_explorer.model.sites import edited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
+    from numpy.typing import NDArray
     from sae_lens import SAE
     from torch import Tensor
 
+    from sae_explorer.model.positions import Layout
     from sae_explorer.subject import Subject
 
-#: SAEs whose feature has no activation of its own at a position, and why.
-_WITHOUT_ACTIVATIONS = {
-    "temporal": "it predicts a part of every activation from the positions before",
-    "matching_pursuit": "it picks features one after another, each for what those before left over",
-    "batchtopk": "it shares out activations over a whole batch; save it as an inference model first",
-    "matryoshka_batchtopk": (
-        "it shares out activations over a whole batch; save it as an inference model first"
-    ),
-}
+At: TypeAlias = str | tuple[int, ...]
 
-#: Normalisations that SAELens does not carry out at run time, and what puts them into the weights.
-_UNFOLDED = {
-    "expected_average_only_in": "fold_activation_norm_scaling_factor",
-    "covariance_whitening": "fold_activation_whitening",
-}
+#: The sets of positions that have a name.
+PLACES = ("all", "prompt", "generated", "ghost")
 
-#: SAEs in which a feature's activation depends on no other feature.
-_ALONE = (
-    *("standard", "gated", "jumprelu"),
-    *("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"),
-)
+#: What a number may be a multiple of.
+UNITS = ("absolute", "max_activation", "residual_norm")
 
-#: The parameters that have an entry for each feature, and along which dimension.
-_PER_FEATURE = {
-    "W_enc": 1,
-    "W_dec": 0,
-    **dict.fromkeys(("b_enc", "b_gate", "b_mag", "r_mag", "threshold"), 0),
-}
+#: SAEs that divide what they read by a norm of its own, and multiply what they write by it again.
+_NORMALISED = ("constant_norm_rescale", "layer_norm")
 
 #: Positions encoded together: a wide SAE has more numbers at each than the model's logits.
 _POSITIONS_AT_ONCE = 512
@@ -63,21 +53,256 @@ _POSITIONS_AT_ONCE = 512
 #: SAEs whose edits were seen to reach a model's output.
 _tried: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
 
-
 #: Beyond any activation; larger ones are no float32.
 _LARGEST = 1e30
 
 
+class Intervention:
+    """What all interventions share: which feature, and where. Each kind is a frozen dataclass.
+
+    Parameters
+    ----------
+    feature
+        Index of the SAE's feature (latent).
+    at
+        Positions of the text: ``"all"``, ``"prompt"``, ``"generated"``, ``"ghost"``, or a list of
+        places. Place 0 is the first token, the beginning-of-text token where there is one; negative
+        places count from the end of the prompt, whose last token is -1. ``"generated"`` leaves the
+        prompt's last token as it is, and with it the first token that follows.
+    skip_bos
+        Whether the beginning-of-text token is left as it is: its activations lie far from all
+        others', and SAEs are seldom trained on it.
+    """
+
+    #: How one is written in Python.
+    example: ClassVar[str] = "Clamp(17, 8.0)"
+    kind: ClassVar[str]
+    #: What an intervention's own number is called.
+    amount: ClassVar[str] = ""
+    units: ClassVar[tuple[str, ...]] = ()
+
+    feature: Any
+    at: At
+    skip_bos: bool
+
+    def __post_init__(self) -> None:
+        self._check_feature()
+        if self.amount:
+            object.__setattr__(self, self.amount, self._checked(self.amount))
+        unit = getattr(self, "unit", None)
+        if unit is not None and unit not in self.units:
+            raise ExplorerError(
+                f"unit of a {self._name} is {unit!r}; it must be one of "
+                f"{', '.join(map(repr, self.units))}.{did_you_mean(str(unit), self.units)}"
+            )
+        object.__setattr__(self, "at", _checked_places(self.at, self._name))
+        if not isinstance(self.skip_bos, bool):
+            raise ExplorerError(
+                f"skip_bos of a {self._name} is {self.skip_bos!r}; it must be True or False."
+            )
+
+    def _check_feature(self) -> None:
+        index = self._checked("feature")
+        if index < 0 or index != int(index):
+            raise ExplorerError(
+                f"feature of a {self._name} is {reprlib.repr(self.feature)}; it must be a whole "
+                "number of at least 0."
+            )
+        object.__setattr__(self, "feature", int(index))
+
+    def _checked(self, name: str) -> float:
+        """Return one of the fields as a number, which must be finite."""
+        number = _number(getattr(self, name))
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise ExplorerError(
+                f"{name} of a {self._name} is {reprlib.repr(number)}; it must be a number."
+            )
+        if not -_LARGEST < number < _LARGEST:  # NaN is not
+            raise ExplorerError(
+                f"{name} of a {self._name} is {reprlib.repr(number)}; it must be finite."
+            )
+        return float(number)
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def does_nothing(self) -> bool:
+        """Whether the run is exactly the one without it."""
+        return False
+
+    @property
+    def label(self) -> str:
+        """What it does, in a few words."""
+        return f"{self._what()}{self._where()}"
+
+    def _what(self) -> str:
+        raise NotImplementedError
+
+    def _where(self) -> str:
+        where = {"all": "", "prompt": " in the prompt", "generated": " in what is generated"}
+        if isinstance(self.at, str):
+            words = where.get(self.at, " at the ghost")
+        else:
+            words = f" at {', '.join(map(str, self.at))}"
+        return words + (" without BOS" if self.skip_bos and self.at in ("all", "prompt") else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the intervention as plain JSON values; what is as usual is left out."""
+        values: dict[str, Any] = {"kind": self.kind, "feature": self.feature}
+        if isinstance(self.feature, Direction):
+            values["feature"] = self.feature.to_dict()
+        if self.amount:
+            values[self.amount] = getattr(self, self.amount)
+        if getattr(self, "unit", UNITS[0]) != UNITS[0]:
+            values["unit"] = getattr(self, "unit", None)
+        if self.at != PLACES[0]:
+            values["at"] = self.at if isinstance(self.at, str) else list(self.at)
+        if self.skip_bos:
+            values["skip_bos"] = True
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the intervention that :meth:`to_dict` wrote down.
+
+        Raises
+        ------
+        ExplorerError
+            If the values are those of no intervention.
+        """
+        given = dict(values)
+        kind = KINDS.get(given.pop("kind", ""))
+        known = [field.name for field in fields(kind)] if kind is not None else []  # type: ignore[arg-type]
+        needed = {"feature", kind.amount} - {""} if kind is not None else {""}
+        if kind is None or not needed <= set(given) <= set(known):
+            raise ExplorerError(
+                f"{dict(values)!r} is no intervention; write it as in {{'kind': 'clamp', 'feature': "
+                "17, 'value': 8.0}, or give Clamp(17, 8.0), Steer(17, 4.0) or Ablate(17)."
+            )
+        if isinstance(given["feature"], str):
+            given["feature"] = Direction.parse(given["feature"])
+        elif isinstance(given["feature"], Mapping):
+            given["feature"] = Direction.from_dict(given["feature"])
+        made = kind(**given)
+        assert isinstance(made, cls)
+        return made
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the intervention that a text says, as on a command line.
+
+        ``"clamp 17 8"``, ``"steer 4021 0.5 residual_norm at=generated"``, ``"steer 4021-17 3"``,
+        ``"ablate 9 skip_bos"``.
+
+        Raises
+        ------
+        ExplorerError
+            If the text says none.
+        """
+        words = text.split()
+        kind = KINDS.get(words[0].lower()) if words else None
+        try:
+            if kind is None:
+                raise ValueError  # noqa: TRY301 - said below, as everything else
+            given: dict[str, Any] = {"kind": kind.kind, "feature": words[1]}
+            if words[1].isdecimal():
+                given["feature"] = int(words[1])
+            rest = words[2:]
+            if kind.amount:
+                given[kind.amount] = float(rest.pop(0))
+            for word in rest:
+                name, found, value = word.partition("=")
+                if name == "at" and found:
+                    listed = re.fullmatch(r"-?\d+(,-?\d+)*", value)
+                    given["at"] = [int(part) for part in value.split(",")] if listed else value
+                elif word == "skip_bos":
+                    given["skip_bos"] = True
+                elif not found and kind.units:
+                    given["unit"] = word
+                else:
+                    raise ValueError  # noqa: TRY301
+        except (ValueError, IndexError):
+            raise ExplorerError(
+                f"{text!r} is no intervention; write 'clamp 17 8', 'steer 4021 0.5 residual_norm "
+                "at=generated skip_bos' or 'ablate 9', several with ; between them."
+            ) from None
+        return cls.from_dict(given)
+
+
 @dataclass(frozen=True)
-class Clamp:
-    """A feature held at one activation, at all positions; 0 ablates it.
+class Steer(Intervention):
+    """A direction added to the activation: ``x <- x + c * d_f``.
+
+    Parameters
+    ----------
+    feature
+        Index of the SAE's feature (latent), or a :class:`Direction`, whose features stand for their
+        decoder rows and whose vectors are activations where the SAE writes.
+    strength
+        How much; negative values steer away.
+    unit
+        What the strength counts. ``"absolute"``: ``d_f`` itself, in the SAE's own units.
+        ``"max_activation"``: the largest activation of the feature in a small built-in corpus.
+        ``"residual_norm"``: the mean norm of the activation there, over a small built-in text, along
+        the unit vector.
+    at, skip_bos
+        Where; see :class:`Intervention`.
+
+    Raises
+    ------
+    ExplorerError
+        If a value is none of those.
+    """
+
+    kind: ClassVar[str] = "steer"
+    amount: ClassVar[str] = "strength"
+    units: ClassVar[tuple[str, ...]] = UNITS
+
+    feature: int | Direction
+    strength: float
+    unit: str = "absolute"
+    at: At = "all"
+    skip_bos: bool = False
+
+    def _check_feature(self) -> None:
+        if not isinstance(self.feature, Direction):
+            super()._check_feature()
+        elif self.unit == "max_activation":
+            raise ExplorerError(
+                f"The direction {self.feature} has no activation, so no largest one. Give the "
+                "strength with unit='residual_norm' or 'absolute'."
+            )
+
+    @property
+    def does_nothing(self) -> bool:
+        """Whether the run is exactly the one without it."""
+        return self.strength == 0
+
+    def _what(self) -> str:
+        counted = {"absolute": "", "max_activation": " x max", "residual_norm": " x norm"}[
+            self.unit
+        ]
+        about = "" if isinstance(self.feature, Direction) else "feature "
+        return f"{about}{self.feature} {self.strength:+g}{counted}"
+
+
+@dataclass(frozen=True)
+class Clamp(Intervention):
+    """A feature held at one activation: ``x <- x + (c - a_f(x)) * d_f``; 0 ablates it.
 
     Parameters
     ----------
     feature
         Index of the SAE's feature (latent).
     value
-        The activation, in the SAE's own units.
+        The activation ``c``.
+    unit
+        ``"absolute"``: in the SAE's own units. ``"max_activation"``: times the largest activation
+        of the feature in a small built-in corpus.
+    at, skip_bos
+        Where; see :class:`Intervention`.
 
     Raises
     ------
@@ -86,46 +311,48 @@ class Clamp:
     """
 
     kind: ClassVar[str] = "clamp"
+    amount: ClassVar[str] = "value"
+    units: ClassVar[tuple[str, ...]] = UNITS[:2]
 
     feature: int
     value: float
+    unit: str = "absolute"
+    at: At = "all"
+    skip_bos: bool = False
 
-    def __post_init__(self) -> None:
-        for name, wanted in (("feature", "a whole number of at least 0"), ("value", "finite")):
-            given = getattr(self, name)
-            number = _number(given)
-            if isinstance(number, bool) or not isinstance(number, (int, float)):
-                raise ExplorerError(
-                    f"{name} of a Clamp is {reprlib.repr(given)}; it must be a number."
-                )
-            right = -_LARGEST < number < _LARGEST  # NaN is not
-            if name == "feature":
-                right = right and number >= 0 and number == int(number)
-            if not right:
-                raise ExplorerError(
-                    f"{name} of a Clamp is {reprlib.repr(number)}; it must be {wanted}."
-                )
-            object.__setattr__(self, name, int(number) if name == "feature" else float(number))
+    def _what(self) -> str:
+        counted = " x max" if self.unit == "max_activation" else ""
+        return f"feature {self.feature} at {self.value:g}{counted}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the clamp as plain JSON values."""
-        return {"kind": self.kind, **asdict(self)}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the clamp that :meth:`to_dict` wrote down.
+@dataclass(frozen=True)
+class Ablate(Intervention):
+    """A feature whose part is taken away: a :class:`Clamp` to 0.
 
-        Raises
-        ------
-        ExplorerError
-            If the values are those of no clamp.
-        """
-        if values.get("kind") != cls.kind or set(values) != {"kind", "feature", "value"}:
-            raise ExplorerError(
-                f"{dict(values)!r} is no intervention; write it as in "
-                "{'kind': 'clamp', 'feature': 17, 'value': 8.0}, or give Clamp(17, 8.0)."
-            )
-        return cls(values["feature"], values["value"])
+    Parameters
+    ----------
+    feature
+        Index of the SAE's feature (latent).
+    at, skip_bos
+        Where; see :class:`Intervention`.
+
+    Raises
+    ------
+    ExplorerError
+        If the feature is no index.
+    """
+
+    kind: ClassVar[str] = "ablate"
+
+    feature: int
+    at: At = "all"
+    skip_bos: bool = False
+
+    def _what(self) -> str:
+        return f"feature {self.feature} ablated"
+
+
+KINDS: Mapping[str, type[Intervention]] = {one.kind: one for one in (Steer, Clamp, Ablate)}
 
 
 def _number(given: Any) -> Any:
@@ -136,165 +363,377 @@ def _number(given: Any) -> Any:
         return given
 
 
-def check(subject: Subject, interventions: Sequence[Clamp]) -> None:
+def _checked_places(at: Any, name: str) -> At:
+    if isinstance(at, str):
+        if at not in PLACES:
+            raise ExplorerError(
+                f"at of a {name} is {at!r}; it must be one of {', '.join(map(repr, PLACES))}, or a "
+                f"list of places such as [3, -1].{did_you_mean(at, PLACES)}"
+            )
+        return at
+    given = _number(at.tolist() if hasattr(at, "tolist") else at)
+    places = [given] if isinstance(given, int) else given
+    if not isinstance(places, Sequence) or not places:
+        raise ExplorerError(
+            f"at of a {name} is {reprlib.repr(at)}; it must be one of "
+            f"{', '.join(map(repr, PLACES))}, or a list of places such as [3, -1]."
+        )
+    numbers = [_number(place) for place in places]
+    if any(isinstance(n, bool) or not isinstance(n, int) for n in numbers):
+        raise ExplorerError(f"at of a {name} is {reprlib.repr(at)}; places are whole numbers.")
+    return tuple(dict.fromkeys(numbers))
+
+
+def check(subject: Subject, interventions: Sequence[Intervention]) -> None:
     """Refuse interventions that cannot be carried out.
 
     Raises
     ------
     ExplorerError
-        If the SAE has no such feature, a feature is clamped twice, its decoder vector is zero, the
-        SAE is of a kind that cannot be clamped, or its hook point is not in the model.
+        If the SAE has no such feature, two interventions want one feature at different values at
+        one place, a decoder vector is zero, the SAE is of a kind that cannot be changed in this
+        way, or its hook point is not in the model.
     """
     if not interventions:
         return
     sae = subject.sae.sae
-    reason = _WITHOUT_ACTIVATIONS.get(sae.cfg.architecture())
-    if reason is not None:
-        raise ExplorerError(
-            f"{subject.sae.sae_id} is a {sae.cfg.architecture()} SAE, whose features cannot be "
-            f"clamped: {reason}."
-        )
-    if sae.cfg.normalize_activations in _UNFOLDED:
-        raise ExplorerError(
-            f"{subject.sae.sae_id} expects activations on a scale that is not in its weights, so "
-            f"its units are unknown. Fold it in first: sae.{_UNFOLDED[sae.cfg.normalize_activations]}"
-            "(...) with what it was trained with."
-        )
-    features = [clamp.feature for clamp in interventions]
-    for feature in features:
-        subject.sae.check_feature(feature)
-        if features.count(feature) > 1:
-            raise ExplorerError(f"Feature {feature} is clamped more than once; give one Clamp.")
-        if not bool(sae.W_dec[feature].any()):
+    encoding.refuse_without_activations(subject.sae)
+    for number, one in enumerate(interventions):
+        if isinstance(one.feature, Direction):
+            _added(subject, one.feature)
+            continue
+        subject.sae.check_feature(one.feature)
+        if not bool(sae.W_dec[one.feature].any()):
             raise ExplorerError(
-                f"The decoder vector of feature {feature} is zero, so clamping it changes nothing. "
+                f"The decoder vector of feature {one.feature} is zero, so nothing changes with it. "
                 "Choose another one."
             )
+        for other in interventions[:number]:
+            held = not (isinstance(one, Steer) and isinstance(other, Steer))
+            apart = {one.at, other.at} in ({"prompt", "generated"}, {"ghost", "generated"})
+            if held and not apart and other.feature == one.feature:
+                raise ExplorerError(
+                    f"Feature {one.feature} is held at one value and changed by another "
+                    "intervention at the same places; give one of them."
+                )
     subject.site()
     subject.site_out()
 
 
 @contextmanager
-def applied(subject: Subject, interventions: Sequence[Clamp]) -> Iterator[None]:
+def applied(subject: Subject, interventions: Sequence[Intervention]) -> Iterator[None]:
     """Hold the subject for a run in which every forward is changed by the interventions.
 
-    They act on the selected SAE's features, at all positions, with a cache or without. The first
-    time that an SAE is used on a model, a forward of two tokens checks that they reach the output.
+    They act on the selected SAE's features, with a cache or without. The first time that an SAE is
+    used on a model, a forward of two tokens checks that they reach the output.
 
     Parameters
     ----------
     subject
         The model and the SAE.
     interventions
-        None, one or several, of different features.
+        None, one or several.
 
     Raises
     ------
     ExplorerError
-        As :func:`check` does; or if the output does not change when a feature does.
+        As :func:`check` does; or if the output does not change when the activation does.
     """
-    check(subject, interventions)
-    with subject.run():
-        if not interventions:
-            yield
-            return
-        _try_out(subject, interventions[0].feature)
-        features = [clamp.feature for clamp in interventions]
-        values = [clamp.value for clamp in interventions]
-
-        def to_values(activations: Tensor) -> Tensor:
-            return torch.tensor(values).to(activations) - activations
-
-        with _edited(subject, features, to_values):
-            yield
-
-
-@contextmanager
-def _edited(
-    subject: Subject, features: Sequence[int], change: Callable[[Tensor], Tensor]
-) -> Iterator[None]:
-    """Add what ``change`` makes of some features' activations, decoded, while the block runs.
-
-    ``change`` takes and returns one number a position and feature, ``[..., features]``.
-    """
-    whole, reads, writes = _quiet(subject.sae.sae), subject.site(), subject.site_out()
-    sae = _narrowed(whole, features)
-    alone = whole.cfg.architecture() in _ALONE
-    pending: Tensor | None = None
-
-    def decoded_change(x: Tensor) -> Tensor:
-        activations = sae.encode(x) if alone else whole.encode(x)[..., list(features)]
-        difference = change(activations)
-        # Decoders are affine, so this is decode(a + difference) - decode(a), without the rounding
-        # of two large sums: exactly 0 where nothing changes. One call, since run-time normalisation
-        # keeps its factor from encode to the next decode and no further.
-        both: Tensor = sae.decode(torch.stack([difference, torch.zeros_like(difference)]))
-        return both[0] - both[1]
-
-    def measure(x: Tensor) -> Tensor:
-        nonlocal pending
-        positions = x.to(sae.W_dec.device).flatten(0, 1)  # the SAE casts to its own dtype
-        if subject.sae.reads_centred:
-            positions = positions - positions.mean(dim=-1, keepdim=True)
-        parts = [decoded_change(part) for part in torch.split(positions, _POSITIONS_AT_ONCE)]
-        pending = torch.cat(parts).reshape(*x.shape[:2], -1)
-        return x
-
-    def write(x: Tensor) -> Tensor:
-        nonlocal pending
-        if pending is None:
-            raise ExplorerError(
-                f"{subject.sae.sae_id} writes at {writes.name}, but {type(subject.model).__name__} "
-                f"had not run {reads.name} before, where it reads. Use the model that the SAE was "
-                "trained on."
-            )
-        added, pending = pending.to(x.device), None
-        return x + added  # in the wider of the two dtypes
-
-    with edited(reads, measure), edited(writes, write):
+    with applied_by_row(subject, [interventions]):
         yield
 
 
-def _quiet(sae: SAE[Any]) -> SAE[Any]:
-    """Return the SAE as it is to be run, on the same weights: flat activations, no training.
+@contextmanager
+def applied_by_row(subject: Subject, rows: Sequence[Sequence[Intervention]]) -> Iterator[None]:
+    """Hold the subject for a run in which each row of the batch is changed in its own way.
 
-    SAEs of attention's z expect the heads apart, which the model's own activations are not, and
-    remember the shape of what they were given last: the user's object is left alone.
+    Parameters
+    ----------
+    subject
+        The model and the SAE.
+    rows
+        The interventions of each row of every forward in the block; if there is only one entry, it
+        holds for all rows. Those of other positions than all need
+        :func:`~sae_explorer.model.positions.announced`.
     """
-    twin = copy.copy(sae)
-    twin.turn_off_forward_pass_hook_z_reshaping()
-    twin.training = False
-    return twin
+    for interventions in rows:
+        check(subject, interventions)
+    acting = [[one for one in row if not one.does_nothing] for row in rows]
+    with subject.run():
+        if not any(acting):
+            yield
+            return
+        if subject.sae.sae not in _tried.setdefault(subject.model, weakref.WeakSet()):
+            _try_out(subject)
+        edit = _Edit(subject)
+        for row, interventions in enumerate(acting):
+            for one in interventions:
+                edit.add(one, row if len(acting) > 1 else None)
+        with edit.entered():
+            yield
 
 
-def _narrowed(sae: SAE[Any], features: Sequence[int]) -> SAE[Any]:
-    """Return the SAE with some of its features alone: a wide one has thousands of times as many."""
-    twin = copy.copy(sae)
-    at = torch.tensor(features, device=sae.W_dec.device)
-    twin._parameters = {  # noqa: SLF001
-        name: weights
-        if weights is None or name not in _PER_FEATURE
-        else torch.nn.Parameter(weights.index_select(_PER_FEATURE[name], at), requires_grad=False)
-        for name, weights in sae._parameters.items()  # noqa: SLF001
-    }
-    return twin
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One intervention, ready to be carried out.
+
+    Parameters
+    ----------
+    intervention
+        Says where it acts.
+    row
+        Row of the batch, None for all.
+    column
+        Its place among the features, or among the vectors, that are changed.
+    value
+        In the units of these.
+    kind
+        Whether the value is added to a feature's activation, held there, or added times a vector.
+    """
+
+    intervention: Intervention
+    row: int | None
+    column: int
+    value: float
+    kind: Literal["add", "hold", "vector"]
 
 
-def _try_out(subject: Subject, feature: int) -> None:
-    """Check, once for each SAE on each model, that a change of a feature reaches the output."""
+class _Edit:
+    """A change of the activation where an SAE writes, made of parts.
+
+    All of them are the rows of one matrix product: a feature's decoder row or a vector, times a
+    number for each position.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._features: list[int] = []
+        self._vectors: list[Tensor] = []
+        self._parts: list[_Part] = []
+        bos = subject.tokenizer.bos_token_id
+        self._bos = -1 if bos is None else int(bos)
+
+    def add(self, one: Intervention, row: int | None) -> None:
+        """Take one more intervention, of one row of the batch or of all."""
+        by_norm = isinstance(one, Steer) and one.unit == "residual_norm"
+        if isinstance(one, Steer) and (by_norm or isinstance(one.feature, Direction)):
+            vector = _added(self._subject, one.feature)
+            size = 1.0
+            if by_norm:
+                size = _corpus().residual_norm(self._subject) / float(vector.norm())
+            self._parts.append(_Part(one, row, len(self._vectors), one.strength * size, "vector"))
+            self._vectors.append(vector)
+            return
+        value = float(getattr(one, one.amount)) if one.amount else 0.0
+        if getattr(one, "unit", "") == "max_activation":
+            value *= _corpus().largest(self._subject, one.feature)
+        if one.feature not in self._features:
+            self._features.append(one.feature)
+        column = self._features.index(one.feature)
+        how: Literal["add", "hold"] = "add" if isinstance(one, Steer) else "hold"
+        self._parts.append(_Part(one, row, column, value, how))
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Make the change in every forward within the block."""
+        subject, whole = self._subject, encoding.quiet(self._subject.sae.sae)
+        alone = whole.cfg.architecture() in encoding.ALONE
+        narrow = encoding.narrowed(whole, self._features) if self._features else whole
+        # A decoder is affine. Unless its output is scaled by what was encoded, a feature's row is the
+        # same at every position, and nothing need be encoded to add a multiple of it.
+        scaled = whole.cfg.normalize_activations in _NORMALISED
+        rows = None if scaled or not self._features else _decoded(narrow, len(self._features))
+        measures = bool(self._features) and (scaled or any(p.kind == "hold" for p in self._parts))
+        vectors = torch.stack(self._vectors) if self._vectors else None
+        pending: list[Tensor | None] = []
+
+        def in_features(x: Tensor) -> Tensor | None:
+            """Return what the changes of features add, shape ``[positions or 1, d_out]``."""
+            acting = self._acting(x, ("add", "hold"))
+            if acting is None:
+                return None
+            device = narrow.W_dec.device
+            count = len(self._features)
+            added, held = (
+                self._numbers(acting, kind, count).to(device) for kind in ("add", "hold")
+            )
+            if not measures:
+                assert rows is not None  # or it would have to measure
+                return added @ rows
+            holds = self._numbers(acting, "hold", count, mark=True).to(device)
+            changes, start = [], 0
+            for part in torch.split(encoding.positions_for(subject.sae, x), _POSITIONS_AT_ONCE):
+                at = slice(start, start + len(part)) if len(added) > 1 else slice(None)
+                start += len(part)
+                read = narrow.encode(part) if alone else whole.encode(part)[..., self._features]
+                difference = added[at] + holds[at] * (held[at] - read)
+                if rows is not None:
+                    changes.append(difference.to(rows) @ rows)
+                else:
+                    # One call, since the factor is kept from encode to the next decode and no further.
+                    both = narrow.decode(torch.stack([difference, torch.zeros_like(difference)]))
+                    changes.append(both[0] - both[1])
+            return torch.cat(changes)
+
+        def measure(x: Tensor) -> Tensor:
+            pending[:] = [in_features(x)]
+            return x
+
+        def write(x: Tensor) -> Tensor:
+            if measures and not pending:
+                reads, writes = subject.site(), subject.site_out()
+                raise ExplorerError(
+                    f"{subject.sae.sae_id} writes at {writes.name}, but "
+                    f"{type(subject.model).__name__} had not run {reads.name} before, where it reads. "
+                    "Use the model that the SAE was trained on."
+                )
+            changes = [pending.pop() if measures else in_features(x) if self._features else None]
+            acting = self._acting(x, ("vector",))
+            if vectors is not None and acting is not None:
+                numbers = self._numbers(acting, "vector", len(vectors))
+                changes.append(numbers.to(vectors.device) @ vectors)
+            for change in changes:
+                if change is not None:  # the sum is in the wider of the two dtypes
+                    whole_shape = (
+                        x.shape if len(change) > 1 or x[..., 0].numel() == 1 else (1, 1, -1)
+                    )
+                    x = x + change.reshape(whole_shape).to(x.device)
+            return x
+
+        with ExitStack() as stack:
+            if measures:
+                stack.enter_context(edited(subject.site(), measure))
+            stack.enter_context(edited(subject.site_out(), write))
+            yield
+
+    def _acting(
+        self, x: Tensor, kinds: tuple[str, ...]
+    ) -> tuple[tuple[int, int], dict[_Part, NDArray[np.bool_] | None]] | None:
+        """Return the parts that act in a forward and where, None if none does.
+
+        Where is an array of shape ``[batch, n]``, or None for everywhere.
+        """
+        shape = (x.shape[0], x.shape[1])
+        places = {
+            p: _places(p.intervention, shape, self._bos) for p in self._parts if p.kind in kinds
+        }
+        acting = {part: at for part, at in places.items() if at is None or at.any()}
+        return (shape, acting) if acting else None
+
+    @staticmethod
+    def _numbers(
+        acting: tuple[tuple[int, int], dict[_Part, NDArray[np.bool_] | None]],
+        kind: str,
+        columns: int,
+        *,
+        mark: bool = False,
+    ) -> Tensor:
+        """Return the values of one kind of parts at each position, shape ``[positions or 1, columns]``.
+
+        One row stands for all where they are the same. With ``mark`` each value is 1.
+        """
+        shape, places = acting
+        own = {part: at for part, at in places.items() if part.kind == kind}
+        if all(at is None and part.row is None for part, at in places.items()):
+            numbers = np.zeros((1, 1, columns), np.float32)
+        else:
+            numbers = np.zeros((*shape, columns), np.float32)
+        for part, at in own.items():
+            rows = slice(None) if part.row is None else slice(part.row, part.row + 1)
+            where = 1.0 if at is None else at[rows]
+            numbers[rows, :, part.column] += where * (1.0 if mark else part.value)
+        return torch.from_numpy(numbers.reshape(-1, columns))
+
+
+def _places(
+    intervention: Intervention, shape: tuple[int, int], bos: int
+) -> NDArray[np.bool_] | None:
+    """Return where in a forward an intervention acts, shape ``[batch, n]``; None: everywhere."""
+    if intervention.at == "all" and not (intervention.skip_bos and bos >= 0):
+        return None
+    layout = current()
+    if layout is None or layout.ids.shape != shape:
+        raise ExplorerError(
+            "An intervention at some positions only is at work in a forward whose positions are not "
+            "known. Run the model through sae_explorer's own functions, or announce them."
+        )
+    return _chosen(intervention, layout, bos)
+
+
+def _chosen(intervention: Intervention, layout: Layout, bos: int) -> NDArray[np.bool_]:
+    in_prompt = layout.position < layout.prompt_length
+    where: NDArray[np.bool_]
+    match intervention.at:
+        case "all":
+            where = np.ones(layout.ids.shape, dtype=bool)
+        case "prompt":
+            where = in_prompt
+        case "generated":
+            where = ~in_prompt
+        case "ghost":
+            where = in_prompt & np.isin(layout.ids, layout.ghost_ids)
+        case places:
+            wanted = np.array(places)[:, None, None]
+            counted = np.where(wanted < 0, layout.prompt_length + wanted, wanted)
+            where = (layout.position == counted).any(axis=0)
+    if intervention.skip_bos:
+        where = where & ~((layout.position == 0) & (layout.ids == bos))
+    return where
+
+
+def _added(subject: Subject, what: int | Direction) -> Tensor:
+    """Return what a strength is a multiple of: shape ``[d_out]``, float32, on the SAE's device.
+
+    Raises
+    ------
+    ExplorerError
+        If a direction does not lie where the SAE writes, or cancels out.
+    """
+    sae = subject.sae
+    if not isinstance(what, Direction):
+        row: Tensor = sae.sae.W_dec[what].detach().float()
+        return row
+    found = []
+    for term in what.terms:
+        if term.vector is not None:
+            own = np.asarray(term.vector, np.float32)
+        elif term.weights == "encoder":
+            own = sae.encoder(term.feature or 0)
+        else:
+            own = sae.decoder(term.feature or 0)
+        width = sae.sae.W_dec.shape[1]
+        if own.shape != (width,):
+            raise ExplorerError(
+                f"{term.text} in the direction {what} has {own.size} numbers; {sae.sae_id} writes "
+                f"activations of {width}. Steer along vectors from where it writes."
+            )
+        found.append((term.weight, own))
+    check_sum(what, found)
+    total = sum((w * v.astype(np.float64) for w, v in found), start=np.zeros(1))
+    return torch.from_numpy(np.asarray(total, np.float32)).to(sae.sae.W_dec.device)
+
+
+def _decoded(sae: SAE[Any], features: int) -> Tensor:
+    """Return what each feature of a narrowed SAE adds at activation 1, shape ``[features, d_out]``."""
+    ones = torch.eye(features).to(sae.W_dec)
+    rows: Tensor = sae.decode(ones) - sae.decode(torch.zeros_like(ones))
+    return rows.detach()
+
+
+def _corpus() -> Any:
+    from sae_explorer.analyses import activations
+
+    return activations
+
+
+def _try_out(subject: Subject) -> None:
+    """Check, once for each SAE on each model, that a change where it writes reaches the output."""
     sae = subject.sae.sae
-    tried = _tried.setdefault(subject.model, weakref.WeakSet())
-    if sae in tried:
-        return
-    length = float(sae.W_dec[feature].float().norm())
-
-    def much(activations: Tensor) -> Tensor:
-        return torch.full_like(activations, 1000 / length)
-
+    much = torch.randn(sae.W_dec.shape[1], generator=torch.Generator().manual_seed(0)) * 1000
     # Two tokens, and different ones: with a single key, attention leaves nothing to choose.
     tokens = torch.arange(2, device=subject.device)[None]
     before: Tensor = subject.model(input_ids=tokens, use_cache=False).logits
-    with _edited(subject, [feature], much):
+    with edited(subject.site_out(), lambda x: x + much.to(x.device)):
         after: Tensor = subject.model(input_ids=tokens, use_cache=False).logits
     if torch.equal(before, after):
         raise ExplorerError(
@@ -302,4 +741,4 @@ def _try_out(subject: Subject, feature: int) -> None:
             f"{type(subject.model).__name__}, so no intervention of {subject.sae.sae_id} would do "
             "anything. Load the model anew, without compiling it or replacing its layers."
         )
-    tried.add(sae)
+    _tried[subject.model].add(sae)
