@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from naive import clamped, embedded
-from sae_explorer import Clamp, ExplorerError, Subject, grow_tree
+from sae_explorer import Clamp, ExplorerError, Steer, Subject, grow_tree
 from sae_explorer.model.decoding import Prompt, path_probabilities
 from sae_explorer.model.scoring import PathScorer, score
 from zoo import attentions, build_model, build_sae, build_tokenizer
@@ -39,7 +39,9 @@ CLAMPED = {
 @cache
 def subject_of(architecture: str) -> Subject:
     model = build_model(architecture, attentions(architecture)[0])
-    return Subject(model, build_tokenizer(), build_sae(model.get_input_embeddings().weight.shape[1]))
+    return Subject(
+        model, build_tokenizer(), build_sae(model.get_input_embeddings().weight.shape[1])
+    )
 
 
 @cache
@@ -125,6 +127,31 @@ def test_a_tree_under_its_own_prompt_scores_its_own_probabilities(architecture: 
     np.testing.assert_allclose(np.exp(found[0]), grown.probability, rtol=1e-4)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neo"])
+@pytest.mark.parametrize("at", ["prompt", "generated", "ghost", (-1, 3), "deep"])
+def test_interventions_act_at_the_places_where_they_act_in_a_tree(
+    architecture: str, at: Any
+) -> None:
+    subject = subject_of(architecture)
+    if at == "deep":  # the second and the third token of the answer
+        at = (len(tree(architecture).prompt_ids) + 1, len(tree(architecture).prompt_ids) + 2)
+    held = (Clamp(7, 3.0, at=at, skip_bos=True), Steer(5, 2.0, at=at))
+    grown = grow_tree(
+        subject,
+        feature=3,
+        scale=2.0,
+        ghost_token=GHOSTS[0],
+        cutoff=2e-3,
+        max_depth=6,
+        interventions=held,
+    )
+    own = Prompt(grown.prompt_ids, dict.fromkeys(grown.ghost_ids, grown.ghost_vector))
+    found = score(subject, grown.parent, grown.token_id, [own], held)
+    np.testing.assert_allclose(np.exp(found[0]), grown.probability, rtol=1e-4)
+    plain = score(subject, grown.parent, grown.token_id, [own])
+    assert not np.allclose(np.exp(plain[0]), grown.probability, rtol=1e-2)
+
+
 def test_one_path_scores_as_path_probabilities_do() -> None:
     subject = subject_of("llama")
     prompt, path = prompts(subject)[0], [70, 80, 90, 100]
@@ -208,5 +235,7 @@ def test_a_tree_of_a_root_alone_needs_no_forward() -> None:
     subject = subject_of("llama")
     root = np.array([-1], np.int32)
     with counted(subject.model) as counts:
-        np.testing.assert_array_equal(score(subject, root, root, prompts(subject)), np.zeros((3, 1)))
+        np.testing.assert_array_equal(
+            score(subject, root, root, prompts(subject)), np.zeros((3, 1))
+        )
     assert counts == []

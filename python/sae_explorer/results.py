@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 import tempfile
 from dataclasses import asdict, dataclass
@@ -233,6 +234,13 @@ def _read_document(source: str | os.PathLike[str]) -> dict[str, Any]:
 def column(values: np.ndarray[Any, Any]) -> list[Any]:
     """Return an array as JSON numbers. Python's floats hold both float32 and float64 exactly."""
     return values.tolist()  # type: ignore[no-any-return]
+
+
+def nullable(values: np.ndarray[Any, Any]) -> list[Any]:
+    """Return an array of any shape as JSON numbers, with null for NaN, which JSON has not."""
+    if values.ndim > 1:
+        return [nullable(row) for row in values]
+    return [None if math.isnan(value) else value for value in values.tolist()]
 
 
 def packed(values: np.ndarray[Any, Any]) -> dict[str, Any]:

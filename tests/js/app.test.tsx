@@ -2,6 +2,7 @@ import { act } from "preact/test-utils";
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { PANELS } from "../../js/src/panels/index.ts";
 import { click, press, type Shown, STATUS, show } from "./explorer.tsx";
+import { job, steeringPayload } from "./requested.ts";
 
 let shown: Shown | null = null;
 afterEach(() => {
@@ -15,6 +16,14 @@ describe("keys", () => {
     shown = await show({ _status: { ...STATUS, state } });
     await press(shown.named("Top k"), "Escape");
     expect(shown.asked("cancel").length).toBe(1);
+  });
+
+  test("Escape cancels an analysis that runs", async () => {
+    shown = await show({
+      _jobs: { dose: job({ state: "running" }), loop: job({ state: "done" }) },
+    });
+    await press(shown.find(".sae-app"), "Escape");
+    expect(shown.asked("cancel")).toMatchObject([{ panel: "dose" }]);
   });
 
   test("Escape cancels nothing that is done", async () => {
@@ -36,32 +45,65 @@ describe("keys", () => {
 });
 
 describe("panels", () => {
-  test("are those of the table: the first in the middle, the others as tabs", async () => {
+  const tabs = (list: string) => [
+    ...(shown as Shown)
+      .find(`[role=tablist][aria-label="${list}"]`)
+      .querySelectorAll<HTMLElement>("[role=tab]"),
+  ];
+  const titles = (list: string) => tabs(list).map((tab) => tab.textContent);
+  const open = (list: string) =>
+    tabs(list).findIndex((tab) => tab.getAttribute("aria-selected") === "true");
+
+  test.each([
+    ["Analyses", "main"],
+    ["Lists", "side"],
+  ])("%s are those of the table", async (list, place) => {
     shown = await show();
-    const tabs = [...shown.el.querySelectorAll(".sae-tabs [role=tab]")].map(
-      (tab) => tab.textContent,
-    );
-    expect([shown.find(".sae-main").getAttribute("aria-label"), ...tabs]).toEqual(
-      PANELS.map(({ title }) => title),
-    );
+    const own = PANELS.filter((panel) => panel.place === place);
+    expect(titles(list)).toEqual(own.map(({ title }) => title));
   });
 
   test("tabs are chosen by click and by arrow, and a hidden list keeps its order", async () => {
     shown = await show();
-    const tabs = () => [
-      ...(shown as Shown).el.querySelectorAll<HTMLElement>(".sae-tabs [role=tab]"),
-    ];
-    const open = () => tabs().map((tab) => tab.getAttribute("aria-selected"));
     const id = [...shown.el.querySelectorAll<HTMLElement>(".sae-tokens th button")].at(
       -1,
     ) as HTMLElement;
     await click(id);
-    await click(tabs()[1]);
-    expect(open()).toEqual(["false", "true"]);
-    await press(tabs()[1], "ArrowRight");
-    expect(open()).toEqual(["true", "false"]);
-    expect(document.activeElement).toBe(tabs()[0]);
+    await click(tabs("Lists")[1]);
+    expect(open("Lists")).toBe(1);
+    await press(tabs("Lists")[1], "ArrowLeft");
+    expect(open("Lists")).toBe(0);
+    expect(document.activeElement).toBe(tabs("Lists")[0]);
     expect(id.closest("th")?.getAttribute("aria-sort")).toBe("ascending");
+    expect(open("Analyses")).toBe(0);
+  });
+
+  test.each([
+    ["ArrowLeft", -1],
+    ["Home", 0],
+    ["End", -1],
+    ["ArrowRight", 1],
+  ])("%s goes from the first tab to tab %i, which alone can be reached", async (key, to) => {
+    shown = await show();
+    await press(tabs("Analyses")[0], key);
+    const at = (to + tabs("Analyses").length) % tabs("Analyses").length;
+    expect(open("Analyses")).toBe(at);
+    expect(tabs("Analyses").map((tab) => tab.tabIndex)).toEqual(
+      tabs("Analyses").map((_, place) => (place === at ? 0 : -1)),
+    );
+    const panels = [...shown.el.querySelectorAll<HTMLElement>(".sae-main > [role=tabpanel]")];
+    expect(panels.findIndex((panel) => !panel.hidden)).toBe(at);
+  });
+
+  test("a tab says that its analysis runs", async () => {
+    shown = await show({ _jobs: { dose: job({ state: "running" }) } });
+    expect(titles("Analyses")).toContain("Dose-response, running");
+  });
+
+  test("a saved copy has tabs only for what it holds", async () => {
+    shown = await show({ _saved: true, _steering: steeringPayload() });
+    expect(titles("Analyses")).toEqual(["Definition tree", "Steering"]);
+    expect(titles("Lists")).toEqual(["Nearest tokens", "Logit lens"]);
   });
 
   test("controls fold and come back", async () => {

@@ -26,9 +26,22 @@ const slider = (label: string) =>
 const number = (label: string) =>
   shown.find<HTMLInputElement>(`input[type=text][aria-label="${label}"]`);
 
+/** The options that have a control wherever no analysis was asked for. */
+const DRAWN = CONTROLS.filter(({ group }) =>
+  ["vector", "interventions", "tree", "tokens"].includes(group),
+);
+
+async function ablate(feature: number) {
+  await click(shown.find("[data-option=interventions] .sae-small-button"));
+  const field = <T extends HTMLElement>(label: string) =>
+    shown.find<T>(`[data-option=interventions] [aria-label="${label}"]`);
+  await write(field<HTMLInputElement>("Feature of the intervention"), String(feature), "Enter");
+  await choose(field<HTMLSelectElement>("What is done"), "ablate");
+}
+
 async function openFilters() {
   await act(async () => {
-    const filters = shown.find<HTMLDetailsElement>("details.sae-filters");
+    const filters = shown.find<HTMLDetailsElement>(".sae-tokens details.sae-filters");
     filters.open = true;
     filters.dispatchEvent(new Event("toggle"));
   });
@@ -45,11 +58,19 @@ describe("every option of the schema has a control that sends it", () => {
       () => write(shown.named<HTMLTextAreaElement>("Prompt"), "A {ghost} is", "Enter"),
       "A {ghost} is",
     ],
+    ["second", () => write(number("Second direction"), "17", "Enter"), "17"],
     ["ghost_token", () => write(number("Ghost token"), "OK", "Enter"), "OK"],
     ["cutoff", () => write(number("Cutoff"), "1e-6", "Enter"), 1e-6],
     ["top_k", () => write(slider("Top k"), "6"), 7],
     ["max_depth", () => press(number("Max depth"), "ArrowDown"), 24],
     ["max_nodes", () => write(number("Max nodes"), "", "Enter"), null],
+    ["lift", () => write(slider("Lift"), "8"), 8],
+    ["lift_seed", () => write(number("Lift seed"), "3", "Enter"), 3],
+    [
+      "interventions",
+      () => ablate(9),
+      [{ kind: "ablate", feature: 9, at: "all", skip_bos: false }],
+    ],
     ["exponent", () => write(slider("Exponent"), "190"), 2],
     ["limit", () => write(number("Limit"), "250", "Enter"), 250],
     ["pattern", () => write(number("Pattern"), "^ [a-z]+$", "Enter"), "^ [a-z]+$"],
@@ -62,19 +83,22 @@ describe("every option of the schema has a control that sends it", () => {
     ],
   ];
 
+  const names = CONTROLS.map(({ name }) => name);
+
   test("the table names them all", () => {
     shown = { close() {} } as Shown;
-    expect(CASES.map(([name]) => name)).toEqual(CONTROLS.map(({ name }) => name));
+    const known = CASES.map(([name]) => name);
+    expect(DRAWN.map(({ name }) => name).filter((name) => !known.includes(name))).toEqual([]);
   });
 
-  test.each(CASES)("%s", async (name, change, value) => {
+  test.each(CASES.filter(([name]) => names.includes(name)))("%s", async (name, change, value) => {
     shown = await show();
     await openFilters();
     await change();
     expect(wanted()).toEqual([{ [name]: value }]);
   });
 
-  test.each(CONTROLS.filter(({ name }) => name !== "exponent"))(
+  test.each(DRAWN.filter(({ name }) => name !== "exponent"))(
     "$name is explained",
     async ({ name, help }) => {
       shown = await show();
@@ -82,7 +106,8 @@ describe("every option of the schema has a control that sends it", () => {
       const option = shown.find(`[data-option=${name}]`);
       const text = option.querySelector(".sae-help") as HTMLElement;
       expect(text.textContent).toContain(help);
-      if (name !== "pca") {
+      // Of these there is none to describe before something is added.
+      if (name !== "pca" && name !== "interventions") {
         const described = [...option.querySelectorAll("[aria-describedby]")];
         expect(
           described.some((field) => field.getAttribute("aria-describedby")?.includes(text.id)),
@@ -218,7 +243,9 @@ describe("the prompt", () => {
     const prompt = shown.named<HTMLTextAreaElement>("Prompt");
     await write(prompt, "A thing is", "Enter");
     expect(wanted()).toEqual([]);
-    expect(shown.find(".sae-note").textContent).toContain("{ghost} is missing");
+    expect(shown.find("[data-option=prompt] .sae-note").textContent).toContain(
+      "{ghost} is missing",
+    );
     prompt.setSelectionRange(2, 7);
     await click(shown.button("Insert {ghost}"));
     expect(prompt.value).toBe("A {ghost} is");
@@ -245,7 +272,7 @@ describe("without a kernel", () => {
       .filter((field) => !field.disabled)
       .map((field) => field.getAttribute("aria-label"));
     expect(alive).toEqual(expect.arrayContaining(["Exponent", "Find in the list"]));
-    for (const { name } of CONTROLS.filter(({ name }) => name !== "exponent")) {
+    for (const { name } of DRAWN.filter(({ name }) => name !== "exponent")) {
       const own = [
         ...shown
           .find(`[data-option=${name}]`)
@@ -264,4 +291,13 @@ describe("without a kernel", () => {
     expect(shown.find(".sae-subject").textContent).toBe("google/gemma-2b · no SAE");
     expect(shown.named<HTMLButtonElement>("Next feature").disabled).toBe(true);
   });
+});
+
+test("analyses that run on request have the options of their own beside them", async () => {
+  shown = await show();
+  const options = CONTROLS.filter(({ group }) => ["scales", "loop"].includes(group));
+  expect(options.length).toBeGreaterThan(2);
+  for (const { name } of options) {
+    expect(shown.find(`.sae-settings [data-option=${name}] :is(input, select)`)).toBeTruthy();
+  }
 });

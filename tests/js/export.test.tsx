@@ -1,6 +1,8 @@
 import { act } from "preact/test-utils";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { click, FILES, press, type Shown, show } from "./explorer.tsx";
+import { INTERVENTIONS } from "./findings.ts";
+import { ROOT, treePayload } from "./model.ts";
 
 let shown: Shown;
 let saved: { name: string; blob: Blob }[];
@@ -119,4 +121,14 @@ test("what the results were made from can be read", async () => {
   ]) {
     expect(text).toContain(part);
   }
+});
+
+test("interventions are told in words among what the results were made from", async () => {
+  const request = { feature: 7, interventions: INTERVENTIONS, targets: [" dog"] };
+  shown = await show({ _tree: treePayload([ROOT], { request }) });
+  await click(shown.button("About"));
+  const text = shown.find("[role=dialog]").textContent;
+  expect(text).toContain("steer feature 4021 by 0.5 × residual norm, in: generated, not BOS");
+  expect(text).toContain("ablate feature 9, at 0, -1");
+  expect(text).toContain("␣dog");
 });

@@ -185,10 +185,12 @@ describe("the exponent", () => {
 
 test("filters say which of them are active", async () => {
   shown = await show({ _values: { ...VALUES, script: "Latin", min_length: 3 } });
-  expect(shown.find(".sae-active").textContent).toBe("Script, Min length");
+  expect(shown.find(".sae-tokens .sae-active").textContent).toBe("Script, Min length");
 });
 
 test("before the first ranking there is a place for it", async () => {
   shown = await show({ _tokens: null, _status: { ...STATUS, state: "loading" } });
-  expect(shown.find("[role=tabpanel]").textContent).toBe("The nearest tokens appear here.");
+  expect(shown.find(".sae-side [role=tabpanel]").textContent).toBe(
+    "The nearest tokens appear here.",
+  );
 });

@@ -310,7 +310,7 @@ describe("the diagram's layout", () => {
         expect(column[at] - column[at - 1]).toBeGreaterThanOrEqual(LEAF);
       }
     }
-    expect(inOrder(tree, extent)[rows[5]]).toBe(5);
+    expect(inOrder(tree, extent, null)[rows[5]]).toBe(5);
     expect(nodeAt(layout, -50, 0)).toBe(-1);
   });
 });

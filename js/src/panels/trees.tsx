@@ -1,13 +1,17 @@
 // The definition tree (rows B8-B12), as an outline or as a diagram.
-import { useRef } from "preact/hooks";
+import type { ComponentChildren } from "preact";
+import { useMemo, useRef } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
+import { lookOf } from "../state/look.ts";
 import type { TreeData } from "../state/tree.ts";
 import { visible } from "../text.ts";
 import { Diagram, type DiagramTools } from "../ui/diagram.tsx";
 import { count, plain } from "../ui/format.ts";
 import { HoverCard, NodeFacts } from "../ui/hover_card.tsx";
 import { Icon } from "../ui/icon.tsx";
+import { LookTools } from "../ui/look_tools.tsx";
 import { Outline } from "../ui/outline.tsx";
+import { type Reading, readingOf } from "../ui/reading.ts";
 import { Tool, TreeTools } from "../ui/tree_tools.tsx";
 import { type TreeView, useTreeView } from "../ui/tree_view.ts";
 
@@ -46,15 +50,51 @@ function Loading() {
 }
 
 function Tree({ tree }: { tree: TreeData }) {
-  const { local, synced } = useExplorer();
-  const view = useTreeView(tree);
-  const diagram = useRef<DiagramTools>(null);
-  const drawn = local.drawing.value === "diagram";
+  const explorer = useExplorer();
+  const { local, synced } = explorer;
+  const { colour, byLift, leastLift } = lookOf(local);
+  const reading = useMemo(
+    () => readingOf(tree, explorer),
+    [
+      tree,
+      colour.value,
+      byLift.value,
+      leastLift.value,
+      synced.result("loop").value,
+      synced.job("loop").state,
+      synced.status.value.state,
+    ],
+  );
   const alone = tree.count === 1 && synced.status.value.state !== "growing";
+  return (
+    <TreeFrame tree={tree} reading={reading} tools={<LookTools tree={tree} reading={reading} />}>
+      {alone && (
+        <p class="sae-nothing sae-alone">
+          {tree.status === "partial"
+            ? "Growth was stopped before the first token."
+            : `No answer is as probable as the cutoff, ${plain(tree.cutoff)}: lower it.`}
+        </p>
+      )}
+    </TreeFrame>
+  );
+}
+
+/** A tree to be read: tools, the drawing that is chosen, and the selected node. */
+export function TreeFrame(props: {
+  tree: TreeData;
+  reading: Reading;
+  tools?: ComponentChildren;
+  /** What stands over the drawing. */
+  children?: ComponentChildren;
+}) {
+  const { tree, reading, tools, children } = props;
+  const view = useTreeView(tree, reading);
+  const diagram = useRef<DiagramTools>(null);
+  const drawn = useExplorer().local.drawing.value === "diagram";
   const pointed = view.pointed.value;
   return (
     <div class="sae-panel sae-tree">
-      <TreeTools view={view}>
+      <TreeTools view={view} more={tools}>
         {drawn && (
           <span class="sae-tool">
             <Tool
@@ -71,14 +111,8 @@ function Tree({ tree }: { tree: TreeData }) {
       </TreeTools>
       <div class="sae-drawing">
         {drawn ? <Diagram view={view} tools={diagram} /> : <Outline view={view} />}
-        {pointed && pointed.row < tree.count && <HoverCard tree={tree} at={pointed} />}
-        {alone && (
-          <p class="sae-nothing sae-alone">
-            {tree.status === "partial"
-              ? "Growth was stopped before the first token."
-              : `No answer is as probable as the cutoff, ${plain(tree.cutoff)}: lower it.`}
-          </p>
-        )}
+        {pointed && pointed.row < tree.count && <HoverCard view={view} at={pointed} />}
+        {children}
       </div>
       <Selected view={view} />
     </div>
@@ -95,7 +129,7 @@ function Selected({ view }: { view: TreeView }) {
         <span class="sae-muted">No node is selected.</span>
       ) : (
         <>
-          <NodeFacts tree={tree} row={selected} />
+          <NodeFacts view={view} row={selected} />
           {selected > 0 && (
             <button
               type="button"

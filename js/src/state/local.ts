@@ -2,6 +2,8 @@
 import { type Signal, signal } from "@preact/signals";
 
 export interface Local {
+  /** Which panel is in sight in the middle, and which at the side, by name. */
+  panel: Record<"main" | "side", Signal<string>>;
   /** Which drawing of the tree is shown. */
   drawing: Signal<"outline" | "diagram">;
   /** Row of the tree that is selected; -1: none. Rows keep their numbers while a tree grows. */
@@ -20,6 +22,7 @@ export interface Local {
 
 export function local(): Local {
   return {
+    panel: { main: signal("tree"), side: signal("tokens") },
     drawing: signal<"outline" | "diagram">("outline"),
     selected: signal(-1),
     openAbove: signal<number | null>(null),

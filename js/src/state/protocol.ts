@@ -11,15 +11,27 @@ export interface Column {
   data: DataView;
 }
 
-export type Value = null | boolean | number | string | number[];
+/** An intervention as Python's to_dict() writes it: its kind, its feature, how strong, where. */
+export type Intervention = Record<string, null | boolean | number | string | number[]>;
+
+export type Value = null | boolean | number | string | number[] | string[] | Intervention[];
 export type Values = Record<string, Value>;
 
 /** One option of a request, with what a control needs to know of it. */
 export interface Control {
   name: string;
-  /** Request class that declares it, as a heading: "vector", "tree", "tokens". */
+  /** Request class that declares it, as a heading: "vector", "tree", "tokens", "steering". */
   group: string;
-  kind: "int" | "float" | "bool" | "str" | "floats";
+  kind:
+    | "int"
+    | "float"
+    | "bool"
+    | "str"
+    | "ints"
+    | "floats"
+    | "strs"
+    | "interventions"
+    | "direction";
   optional: boolean;
   default: Value;
   help: string;
@@ -92,6 +104,16 @@ export interface Status {
   error: string | null;
 }
 
+/** How an analysis stands that runs only when it is asked for. */
+export interface Job {
+  /** "stale": what is shown answers other options than are set now. */
+  state: "idle" | "running" | "done" | "partial" | "error" | "stale";
+  text: string;
+  /** 0 to 1; null where it is not known how far it is. */
+  progress: number | null;
+  error: string | null;
+}
+
 export interface Provenance {
   model: Record<string, Value>;
   sae: Record<string, Value>;
@@ -130,6 +152,10 @@ export interface TreeRows {
 
 export interface TreePayload extends Payload, TreeRows {
   status: "complete" | "budget" | "partial";
+  /** Lift over random directions for each row, float32 (row N2); none where it was not measured. */
+  lift?: Column | null;
+  /** Length of the ghost's direction, which the request may leave open. */
+  scale?: number | null;
   /** The prompt, with {ghost} where the vector stands. */
   prompt: string;
   /** Ids of the tokens that end a text. */
@@ -164,6 +190,98 @@ export interface LensPayload extends Payload {
   text: string[];
 }
 
+/** What the results of analyses that run on request have besides. */
+export interface RequestedPayload extends Payload {
+  status: "complete" | "partial";
+}
+
+/** One text, a token a place. */
+export interface SteeredText {
+  strength: number;
+  /** "unsteered", "+0.5", "clamped at 8". */
+  label: string;
+  tokens: string[];
+  /** Whether the token was written by the model; the others are the prompt's. */
+  generated: boolean[];
+  /** Whether the token is none of the unsteered text. */
+  differs: boolean[];
+  /** Under the model that wrote the token; null for those of the prompt. */
+  probability?: (number | null)[];
+  /** Of the explored feature; null while it is not known, and where a direction has none. */
+  activation: number[] | null;
+  /** Whether the model ended the text. */
+  ended: boolean;
+}
+
+export interface SteeringPayload extends RequestedPayload {
+  /** The unsteered text first. */
+  texts: SteeredText[];
+  /** Activation that is shown in full colour. */
+  largest: number;
+  unit: string;
+}
+
+/** Lists have one value for each strength, which rise. */
+export interface DosePayload extends RequestedPayload {
+  strength: number[];
+  /** From the unsteered distribution of the next token, in nats. */
+  kl: number[];
+  /** Of the ten most probable next tokens, in nats. */
+  entropy: number[];
+  /** Of the steered text under the unsteered model; null where there is no text. */
+  perplexity: (number | null)[];
+  targets: { token: string; probability: number[] }[];
+  activations: { feature: number; activation: (number | null)[] }[];
+  texts: string[];
+  /** Strength that adds half the mean norm of the residual stream; null where none does. */
+  half_norm: number | null;
+  unit: string;
+}
+
+/** Lists have one value for each scale, which rise. */
+export interface ScalesPayload extends RequestedPayload {
+  scale: number[];
+  self_similarity: number[];
+  cross_entropy: number[];
+  composite: number[];
+  /** Index of the best scale. */
+  best: number;
+  /** Scale that is in use. */
+  shown: number | null;
+  /** The most probable short answer at each scale. */
+  answers: string[];
+}
+
+/** Two trees in one: the union, where p makes the products give the larger P of both. */
+export interface DifferencePayload extends TreePayload {
+  status: "complete" | "partial";
+  /** P in either tree, float32; -1 where the node is not in it. */
+  one: Column;
+  two: Column;
+  names: [string, string];
+  counts: { both: number; one: number; two: number };
+}
+
+export interface LoopPayload extends RequestedPayload {
+  /** The most probable definitions; `row` is that of the tree shown, null where it has none. */
+  definitions: {
+    text: string;
+    probability: number;
+    activation: number;
+    row: number | null;
+    complete: boolean;
+  }[];
+  random: { text: string; activation: number }[];
+  /** AUROC of the definitions against those of random directions, and its 95 % interval. */
+  score: number | null;
+  low: number | null;
+  high: number | null;
+  feature: number;
+  /** Activation at each row of the tree shown, float32; NaN where its text was not run. */
+  nodes: Column;
+  template: string;
+}
+
 /** Messages to the kernel. */
 export type Ask =
   /** `run` is that of the tree which is known: of a growing one with another run all rows are sent. */
@@ -171,9 +289,10 @@ export type Ask =
   | { type: "set"; values: Values }
   | { type: "select"; release: string; sae_id: string }
   | { type: "reset" }
-  | { type: "run" }
+  /** Without a panel it is about the tree. */
+  | { type: "run"; panel?: string }
   | { type: "resume" }
-  | { type: "cancel" }
+  | { type: "cancel"; panel?: string }
   | { type: "since"; panel: string; run: number; first: number }
   | { type: "export"; file: string };
 
@@ -182,4 +301,6 @@ export type Tell =
   | { type: "reply"; rid: string; ok: true; file?: { name: string; mime: string; data: DataView } }
   | { type: "reply"; rid: string; ok: false; error: string }
   | { type: "status"; status: Status }
+  /** What an analysis has found so far while it runs; the whole comes in its trait. */
+  | { type: "partial"; panel: string; payload: Payload }
   | { type: "append"; panel: "tree"; status: Status; rows: TreePayload };

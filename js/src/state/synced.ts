@@ -1,10 +1,11 @@
 // SHARED with Python: what the kernel says, as signals. Panels read these and write none of them;
 // they ask the kernel to change something, and it answers.
-import { batch, type ReadonlySignal, type Signal, signal } from "@preact/signals";
+import { batch, computed, type ReadonlySignal, type Signal, signal } from "@preact/signals";
 import { restore } from "./buffers.ts";
 import type {
   Ask,
   Control,
+  Job,
   Payload,
   Status,
   SubjectInfo,
@@ -37,8 +38,11 @@ export interface Synced {
   values: ReadonlySignal<Values>;
   status: ReadonlySignal<Status>;
   tree: ReadonlySignal<TreeData | null>;
-  /** What an analysis has found, by its name in Python; the tree alone grows, and is `tree`. */
+  /** What an analysis has found, by its name in Python, and while it runs what it has so far. The
+   * tree alone grows, and is `tree`. */
   result<P extends Payload>(name: string): ReadonlySignal<P | null>;
+  /** How an analysis stands that runs on request, by its name in Python. */
+  job(name: string): Job;
   contact: ReadonlySignal<Contact>;
   /** What the last change was refused for; null when it was taken. */
   refusal: Signal<string | null>;
@@ -64,6 +68,8 @@ const NO_STATUS: Status = {
   resumable: false,
   error: null,
 };
+
+const NO_JOB: Job = { state: "idle", text: "", progress: null, error: null };
 
 /** When hello is said again, in milliseconds. */
 const LATER = 1000;
@@ -100,8 +106,21 @@ export function connect(model: Model): Synced {
   const values = trait<Values>("_values", {});
   const status = trait<Status>("_status", NO_STATUS);
   const files = trait<string[]>("_files", []);
-  const results = new Map<string, Signal<Payload | null>>();
+  const jobs = trait<Record<string, Job>>("_jobs", {});
   const contact = signal<Contact>(model.get("_saved") ? "saved" : "live");
+  const job = (name: string) => jobs.value[name] ?? NO_JOB;
+  const results = new Map<string, ReadonlySignal<Payload | null>>();
+  /** What running analyses have so far, by name. */
+  const partials = signal<Record<string, Payload>>({});
+  const settle = () => {
+    // What was found so far is of no use once a run has ended: the next one begins anew.
+    const running = Object.entries(partials.peek()).filter(
+      ([name]) => job(name).state === "running",
+    );
+    partials.value = Object.fromEntries(running);
+  };
+  model.on("change:_jobs", settle);
+  stops.push(() => model.off("change:_jobs", settle));
   const refusal = signal<string | null>(null);
 
   const saved = model.get("_tree") as TreePayload | null | undefined;
@@ -136,6 +155,8 @@ export function connect(model: Model): Synced {
         status.value = content.status;
         append(content.rows);
       });
+    } else if (content.type === "partial") {
+      partials.value = { ...partials.value, [content.panel]: content.payload };
     } else if (content.type === "reply") {
       const question = questions.get(content.rid);
       if (!question) return; // another view's
@@ -160,6 +181,15 @@ export function connect(model: Model): Synced {
       }, PATIENCE);
       questions.set(rid, { resolve, reject, timer });
       model.send({ ...message, rid });
+    });
+  }
+
+  /** The trait of a result; while it runs, what came since it began. */
+  function resultOf(name: string): ReadonlySignal<Payload | null> {
+    const whole = trait<Payload | null>(`_${name}`, null);
+    return computed(() => {
+      const running = job(name).state === "running";
+      return (running && partials.value[name]) || whole.value;
     });
   }
 
@@ -190,10 +220,11 @@ export function connect(model: Model): Synced {
     status,
     tree,
     result<P extends Payload>(name: string) {
-      const known = results.get(name) ?? trait<Payload | null>(`_${name}`, null);
+      const known = results.get(name) ?? resultOf(name);
       results.set(name, known);
-      return known as Signal<P | null>;
+      return known as ReadonlySignal<P | null>;
     },
+    job,
     contact,
     refusal,
     files,

@@ -26,6 +26,8 @@ class Rows {
   firstChild = new Int32Array(0);
   lastChild = new Int32Array(0);
   nextSibling = new Int32Array(0);
+  /** Row N2; null where it was not measured. */
+  lift: Float32Array | null = null;
   /** Distinct tokens: text, id, and what kind they are of. */
   texts: string[] = [];
   ids: number[] = [];
@@ -39,6 +41,7 @@ class Rows {
       rows.put(row, this.parent[row], this.token[row], this.probability[row]);
     }
     rows.expanded.set(this.expanded.subarray(0, first));
+    if (this.lift) rows.lift = grown(this.lift.subarray(0, first), new Float32Array(first));
     rows.count = first;
     rows.texts = this.texts.slice(0, firstToken);
     rows.ids = this.ids.slice(0, firstToken);
@@ -62,6 +65,12 @@ class Rows {
       this.put(first + at, parent[at], token[at], probability[at]);
     }
     this.expanded.set(numbers(payload.expanded), first);
+    if (payload.lift) {
+      this.lift = grown(this.lift ?? new Float32Array(0), new Float32Array(this.count));
+      this.lift.set(numbers(payload.lift), first);
+    } else {
+      this.lift = null;
+    }
   }
 
   private put(row: number, above: number, token: number, probability: number): void {
@@ -124,6 +133,8 @@ export class TreeData implements Payload {
   readonly status: TreePayload["status"];
   readonly prompt: string;
   readonly covered: number;
+  /** Length of the direction that it was grown from, where that is known. */
+  readonly scale: number | null;
 
   private constructor(
     private readonly columns: Rows,
@@ -138,6 +149,7 @@ export class TreeData implements Payload {
     this.status = head.status;
     this.prompt = head.prompt;
     this.covered = head.covered;
+    this.scale = typeof head.scale === "number" ? head.scale : null;
   }
 
   static from(payload: TreePayload): TreeData {
@@ -187,6 +199,14 @@ export class TreeData implements Payload {
   }
   get nextSibling(): Int32Array {
     return this.columns.nextSibling;
+  }
+
+  /**
+   * Row N2: natural logarithm of how many times more probable the whole path is than with random
+   * directions of the same length; null where it was not measured.
+   */
+  get lift(): Float32Array | null {
+    return this.columns.lift;
   }
 
   /** The least cumulative probability that the tree was grown to. */
@@ -319,6 +339,10 @@ export interface Choice {
   trim: number;
   /** Hide quiet tokens, and what follows them. */
   quiet: boolean;
+  /** By row: siblings are in the order of this, the largest first; without it, of P. */
+  order?: ArrayLike<number> | null;
+  /** Hide what this leaves out, unless something below it stays. */
+  keep?: ((row: number) => boolean) | null;
 }
 
 /** What of a tree is left by trim and filter, and which of it is in sight. */
@@ -334,6 +358,8 @@ export interface Shown {
   size: Int32Array;
   /** By row: whether what is below it is in sight, where there is anything. */
   open: Uint8Array;
+  /** By row: what siblings are in the order of, the largest first; null: P. */
+  order: ArrayLike<number> | null;
 }
 
 /** How many rows an outline opens by itself to show, by and by, some fifty. */
@@ -358,9 +384,18 @@ export function show(tree: TreeData, choice: Choice): Shown {
   open[0] = 1;
   for (const [row, wanted] of choice.toggled) if (row < count) open[row] = wanted ? 1 : 0;
 
+  const { order = null, keep = null } = choice;
+  // Without a filter all stay.
+  const stays = new Uint8Array(left).fill(keep ? 0 : 1);
+  if (keep) {
+    for (let row = left - 1; row > 0; row -= 1) {
+      if (!stays[row] && keep(row)) stays[row] = 1;
+      if (stays[row] && !(choice.quiet && tree.isQuiet(row))) stays[parent[row]] = 1;
+    }
+  }
   size[0] = extent[0] = 1;
   for (let row = 1; row < left; row += 1) {
-    if (!size[parent[row]] || (choice.quiet && tree.isQuiet(row))) continue;
+    if (!stays[row] || !size[parent[row]] || (choice.quiet && tree.isQuiet(row))) continue;
     size[row] = 1;
     if (extent[parent[row]] && open[parent[row]]) extent[row] = 1;
   }
@@ -369,33 +404,54 @@ export function show(tree: TreeData, choice: Choice): Shown {
     extent[parent[row]] += extent[row];
   }
   const rows = new Int32Array(extent[0]);
-  place.set(inOrder(tree, extent, left));
+  place.set(inOrder(tree, extent, order, left));
   for (let row = 0; row < left; row += 1) if (extent[row]) rows[place[row]] = row;
-  return { tree, rows, place, extent, size, open };
+  return { tree, rows, place, extent, size, open, order };
 }
 
 /** By row: its place when the tree is read, given how many nodes each branch counts for. */
-export function inOrder(tree: TreeData, extent: Int32Array, count = extent.length): Int32Array {
-  const { parent } = tree;
+export function inOrder(
+  tree: TreeData,
+  extent: Int32Array,
+  order: ArrayLike<number> | null,
+  count = extent.length,
+): Int32Array {
+  const { parent, depth } = tree;
   const place = new Int32Array(count).fill(-1);
   const next = new Int32Array(count);
   place[0] = 0;
   next[0] = 1;
-  for (let row = 1; row < count; row += 1) {
-    if (!extent[row]) continue;
+  const put = (row: number) => {
+    if (!extent[row]) return;
     place[row] = next[parent[row]];
     next[parent[row]] += extent[row];
     next[row] = place[row] + 1;
+  };
+  if (!order) {
+    for (let row = 1; row < count; row += 1) put(row);
+    return place;
   }
+  const rows: number[] = [];
+  for (let row = 1; row < count; row += 1) if (extent[row]) rows.push(row);
+  // Parents before what is below them, and of those the largest first.
+  rows.sort((one, other) => depth[one] - depth[other] || falling(order, one, other));
+  rows.forEach(put);
   return place;
 }
 
-/** Rows of the children that trim and filter leave, most probable first. */
-export function childrenOf({ tree, size }: Shown, row: number): number[] {
+/** Compares two rows: the larger first, what is no number last, equal ones as they are. */
+function falling(order: ArrayLike<number>, one: number, other: number): number {
+  const [a, b] = [order[one], order[other]];
+  if (a === b || (Number.isNaN(a) && Number.isNaN(b))) return one - other;
+  return Number.isNaN(a) || a < b ? 1 : -1;
+}
+
+/** Rows of the children that trim and filter leave, in the order in which they are read. */
+export function childrenOf({ tree, size, order }: Shown, row: number): number[] {
   const rows: number[] = [];
   const { firstChild, nextSibling } = tree;
   for (let child = firstChild[row]; child; child = nextSibling[child]) {
     if (size[child]) rows.push(child);
   }
-  return rows;
+  return order ? rows.sort((one, other) => falling(order, one, other)) : rows;
 }

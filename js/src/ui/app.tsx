@@ -7,12 +7,14 @@ import { Controls, useUnique } from "./controls.tsx";
 import { addressOf, Header, useWalk } from "./header.tsx";
 import { Icon } from "./icon.tsx";
 import { useAsk } from "./option.ts";
+import { Tabs } from "./tabs.tsx";
 import { followTheme } from "./theme.ts";
 
-const [MAIN, ...SIDE] = PANELS;
+const MAIN = PANELS.filter(({ place }) => place === "main");
+const SIDE = PANELS.filter(({ place }) => place === "side");
 
 export function App() {
-  const { synced, root } = useExplorer();
+  const { synced, local, root } = useExplorer();
   const walk = useWalk();
   const ask = useAsk();
   const embedded = useSignal(false);
@@ -22,8 +24,11 @@ export function App() {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
     const { state } = synced.status.value;
     if (event.key === "Escape") {
-      const busy = state === "loading" || state === "growing";
-      if (busy && synced.contact.value !== "saved") ask({ type: "cancel" });
+      if (synced.contact.value === "saved") return;
+      if (state === "loading" || state === "growing") ask({ type: "cancel" });
+      for (const { name } of PANELS) {
+        if (synced.job(name).state === "running") ask({ type: "cancel", panel: name });
+      }
     } else if (!isWritten(event.target) && walk.feature !== null) {
       if (event.key === "[" && walk.feature > 0) walk.go(walk.feature - 1);
       else if (event.key === "]" && walk.feature < walk.width - 1) walk.go(walk.feature + 1);
@@ -42,10 +47,12 @@ export function App() {
       />
       <div class="sae-body">
         <ControlColumn />
-        <section class="sae-main" aria-label={MAIN.title}>
-          <MAIN.Panel />
+        <section class="sae-main" aria-label="Analyses">
+          <Tabs label="Analyses" panels={MAIN} chosen={local.panel.main} />
         </section>
-        <Side />
+        <aside class="sae-side" aria-label="Lists">
+          <Tabs label="Lists" panels={SIDE} chosen={local.panel.side} />
+        </aside>
         {embedded.value && address && synced.contact.value !== "saved" && (
           <Embed
             address={address}
@@ -102,59 +109,6 @@ function ControlColumn() {
       <div id={id} class="sae-column-body" ref={body}>
         <Controls />
       </div>
-    </aside>
-  );
-}
-
-/** The other panels, as tabs. All stay drawn, so that none forgets how it was sorted. */
-function Side() {
-  const chosen = useSignal(SIDE[0].name);
-  const id = useUnique();
-  function move(event: KeyboardEvent & { currentTarget: HTMLElement }) {
-    const at = SIDE.findIndex(({ name }) => name === chosen.value);
-    const next = {
-      ArrowRight: (at + 1) % SIDE.length,
-      ArrowLeft: (at - 1 + SIDE.length) % SIDE.length,
-      Home: 0,
-      End: SIDE.length - 1,
-    }[event.key];
-    if (next === undefined) return;
-    event.preventDefault();
-    chosen.value = SIDE[next].name;
-    event.currentTarget.querySelectorAll<HTMLElement>("[role=tab]")[next].focus();
-  }
-  return (
-    <aside class="sae-side" aria-label="Lists">
-      <div class="sae-tabs" role="tablist" aria-label="Lists" onKeyDown={move}>
-        {SIDE.map(({ name, title }) => (
-          <button
-            type="button"
-            key={name}
-            role="tab"
-            id={`${id}-${name}`}
-            aria-selected={name === chosen.value}
-            aria-controls={`${id}-${name}-panel`}
-            tabIndex={name === chosen.value ? 0 : -1}
-            onClick={() => {
-              chosen.value = name;
-            }}
-          >
-            {title}
-          </button>
-        ))}
-      </div>
-      {SIDE.map(({ name, Panel }) => (
-        <div
-          key={name}
-          role="tabpanel"
-          class="sae-tabpanel"
-          id={`${id}-${name}-panel`}
-          aria-labelledby={`${id}-${name}`}
-          hidden={name !== chosen.value}
-        >
-          <Panel />
-        </div>
-      ))}
     </aside>
   );
 }

@@ -5,20 +5,28 @@ import type { ComponentChildren } from "preact";
 import { useRef, useState } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
 import type { Control, Value } from "../state/protocol.ts";
+import { visibleToken } from "../text.ts";
+import { Chips } from "./chips.tsx";
+import { DIRECTION, DirectionField, SecondDirection, SourceDirection } from "./direction.tsx";
 import { count, numberIn, plain } from "./format.ts";
 import { Icon } from "./icon.tsx";
+import { Interventions } from "./interventions.tsx";
 import { type Choice, same, useAsk, useOption, useRefuse } from "./option.ts";
 import { Slider, scaleOf } from "./slider.tsx";
 
 const GHOST = "{ghost}";
+const AUTO = "auto";
 /** Options with a control of their own make. */
 const SPECIAL: Record<string, (props: FieldProps) => ComponentChildren> = {
+  direction: SourceDirection,
   weights: Weights,
+  scale: Scale,
   pca: Components,
   prompt: Prompt,
+  second: SecondDirection,
 };
 
-interface FieldProps {
+export interface FieldProps {
   control: Control;
   choice: Choice;
   /** What null means for this subject; undefined while there is none, null where it means nothing. */
@@ -33,10 +41,13 @@ export function useUnique(): string {
   return useState(() => `sae-${Math.random().toString(36).slice(2)}`)[0];
 }
 
+/** Labels that are more than the name. */
+const LABELS: Record<string, string> = { pca: "PCA", second: "Second direction" };
+
 /** Name of an option as a label: that of the trait, in words. */
 export function labelOf(name: string): string {
-  const words = name.replaceAll("_", " ");
-  return words === "pca" ? "PCA" : words[0].toUpperCase() + words.slice(1);
+  const words = LABELS[name] ?? name.replaceAll("_", " ");
+  return words[0].toUpperCase() + words.slice(1);
 }
 
 /** The controls of the main column: all groups that make the ghost and its tree. */
@@ -48,7 +59,12 @@ export function Controls() {
   return (
     <div class="sae-controls" data-explained={explained.value || undefined}>
       <Reason />
-      <ControlGroup group="vector" title="Ghost" />
+      <ControlGroup
+        group="vector"
+        title="Ghost"
+        first={"direction" in synced.values.value ? [DIRECTION] : []}
+      />
+      <ControlGroup group="interventions" title="Interventions" />
       <ControlGroup group="tree" title="Tree" />
       <div class="sae-controls-foot">
         <button type="button" disabled={!live} onClick={() => ask({ type: "reset" })}>
@@ -82,8 +98,11 @@ function Reason() {
   );
 }
 
-function ControlGroup({ group, title }: { group: string; title: string }) {
-  const controls = useExplorer().synced.controls.value.filter((entry) => entry.group === group);
+/** All options of a group under its title. */
+export function ControlGroup(props: { group: string; title: string; first?: Control[] }) {
+  const { group, title, first = [] } = props;
+  const own = useExplorer().synced.controls.value.filter((entry) => entry.group === group);
+  const controls = [...first, ...own];
   if (!controls.length) return null;
   return (
     <fieldset class="sae-group">
@@ -118,11 +137,14 @@ export function Option({ control }: { control: Control }) {
 function fieldOf(control: Control): (props: FieldProps) => ComponentChildren {
   if (control.kind === "bool") return control.optional ? Three : Switch;
   if (control.kind === "str") return control.choices.length ? Words : Text;
+  if (control.kind === "direction") return DirectionField;
+  if (control.kind === "interventions") return Interventions;
+  if (["ints", "floats", "strs"].includes(control.kind)) return Chips;
   return control.slider ? Sliding : Plain;
 }
 
 /** The line above a control. */
-function Head({
+export function Head({
   control,
   choice,
   disabled,
@@ -152,11 +174,47 @@ function Head({
 
 function inWords(value: Value): string {
   if (typeof value === "number") return plain(value);
-  if (Array.isArray(value)) return value.length ? value.map(plain).join(", ") : "none";
+  if (Array.isArray(value)) {
+    if (!value.length) return "none";
+    const items = value.map((item) =>
+      typeof item === "number" ? plain(item) : visibleToken(String(item)),
+    );
+    return items.join(", ");
+  }
   return typeof value === "boolean" ? (value ? "on" : "off") : String(value);
 }
 
-function Sliding(props: FieldProps) {
+/** Length of the direction, which may be left to the sweep over scales (row N3). */
+function Scale(props: FieldProps) {
+  const { control, choice, disabled, effective } = props;
+  const { tree } = useExplorer().synced;
+  const auto = choice.value === AUTO;
+  return (
+    <Sliding
+      {...props}
+      choice={auto ? { ...choice, value: null } : choice}
+      // What was found is what the tree was grown with.
+      effective={auto ? (tree.value?.scale ?? null) : effective}
+      // The button says it.
+      tag={auto ? "" : undefined}
+    >
+      {control.choices.includes(AUTO) && (
+        <button
+          type="button"
+          class="sae-small-button"
+          aria-pressed={auto}
+          title="Choose the scale by a sweep over many: see the panel Scale"
+          disabled={disabled}
+          onClick={() => choice.change(auto ? null : AUTO)}
+        >
+          {AUTO}
+        </button>
+      )}
+    </Sliding>
+  );
+}
+
+function Sliding(props: FieldProps & { tag?: string | undefined; children?: ComponentChildren }) {
   const { control, choice, effective, disabled, help } = props;
   const scale = scaleOf(control);
   const number = (choice.value ?? effective ?? null) as number | null;
@@ -165,6 +223,7 @@ function Sliding(props: FieldProps) {
   return (
     <>
       <Head {...props}>
+        {props.children}
         <NumberBox {...props} />
       </Head>
       <Slider
@@ -204,7 +263,8 @@ function Plain(props: FieldProps) {
 }
 
 /** A number as text: takes any, within the slider's range or not; the kernel has the last word. */
-function NumberBox({ control, choice, effective, disabled, help }: FieldProps) {
+function NumberBox(props: FieldProps & { tag?: string | undefined }) {
+  const { control, choice, effective, disabled, help } = props;
   const standing = choice.value as number | null;
   const usual = (effective ?? null) as number | null;
   return (
@@ -213,8 +273,8 @@ function NumberBox({ control, choice, effective, disabled, help }: FieldProps) {
       inputMode="decimal"
       label={labelOf(control.name)}
       text={standing === null ? "" : written(control, standing)}
-      placeholder={usual === null ? nullWord(control) : plain(usual)}
-      tag={standing === null && usual !== null ? "default" : ""}
+      placeholder={usual === null ? (props.tag ?? nullWord(control)) : plain(usual)}
+      tag={standing === null && usual !== null ? (props.tag ?? "default") : ""}
       help={help}
       disabled={disabled}
       onCommit={(text) => {

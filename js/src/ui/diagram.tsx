@@ -25,7 +25,8 @@ export interface DiagramTools {
 
 export function Diagram({ view, tools }: { view: TreeView; tools: Ref<DiagramTools> }) {
   const explorer = useExplorer();
-  const { tree, shown, selected, found } = view;
+  const { tree, shown, selected, found, reading } = view;
+  const { tone } = reading;
   const canvas = useRef<HTMLCanvasElement>(null);
   const swatches = useRef<HTMLSpanElement>(null);
   const widthOf = useRef<((text: string) => number) | null>(null);
@@ -40,9 +41,9 @@ export function Diagram({ view, tools }: { view: TreeView; tools: Ref<DiagramToo
   }, [shown, explorer]);
 
   // What is drawn in the next frame, whatever asks for it first.
-  const scene = useRef({ layout, selected, found });
+  const scene = useRef({ layout, selected, found, tone });
   const before = scene.current.layout;
-  scene.current = { layout, selected, found };
+  scene.current = { layout, selected, found, tone };
   function draw() {
     frame.current = 0;
     const element = canvas.current;
@@ -273,10 +274,11 @@ export function Diagram({ view, tools }: { view: TreeView; tools: Ref<DiagramToo
 }
 
 /** The selected node as a screen reader should hear it. */
-function inWords({ tree, shown, selected }: TreeView): string {
+function inWords(view: TreeView): string {
+  const { tree, shown, selected } = view;
   const below = shown.size[selected] - 1;
   const fold = below ? `, ${shown.open[selected] ? "open" : "folded"}, ${below} below` : "";
-  return `${nodeInWords(tree, selected)}, depth ${tree.depth[selected]}${fold}`;
+  return `${nodeInWords(view, selected)}, depth ${tree.depth[selected]}${fold}`;
 }
 
 /** The indices of one node in two layouts: the selected one if it is in view, else the middle's. */
@@ -394,7 +396,7 @@ function useGestures(target: { current: HTMLElement | null }, gestures: Gestures
   }, [target]);
 }
 
-const SWATCHES = ["ground", "text", "muted", "line", "accent", "match"] as const;
+const SWATCHES = ["ground", "text", "muted", "line", "accent", "second", "match"] as const;
 
 /** The theme's colours, as the browser works them out on elements that have them. */
 function coloursOf(swatches: HTMLElement): Colours {

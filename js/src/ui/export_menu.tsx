@@ -2,10 +2,11 @@
 import { useSignal } from "@preact/signals";
 import { PANELS } from "../panels/index.ts";
 import { useExplorer } from "../state/context.ts";
-import type { Value } from "../state/protocol.ts";
-import { visible } from "../text.ts";
+import type { Intervention, Value } from "../state/protocol.ts";
+import { visible, visibleToken } from "../text.ts";
 import { save } from "./files.ts";
 import { plain } from "./format.ts";
+import { interventionInWords } from "./interventions.tsx";
 import { useRefuse } from "./option.ts";
 import { pictureOf } from "./picture.ts";
 import { Popover } from "./popover.tsx";
@@ -180,5 +181,12 @@ function inWords(value: Value): string {
   if (typeof value === "string") return visible(value);
   if (!Array.isArray(value)) return value ? "yes" : "no";
   // A vector would fill the screen.
-  return value.length > 8 ? `${value.length} numbers` : value.map(plain).join(", ") || "none";
+  if (value.length > 8)
+    return `${value.length} ${typeof value[0] === "number" ? "numbers" : "values"}`;
+  return value.map(itemInWords).join(", ") || "none";
+}
+
+function itemInWords(item: number | string | Intervention): string {
+  if (typeof item === "number") return plain(item);
+  return typeof item === "string" ? visibleToken(item) : interventionInWords(item);
 }

@@ -5,6 +5,7 @@ import type { Ask, State, Status, SubjectInfo } from "../state/protocol.ts";
 import type { Contact } from "../state/synced.ts";
 import { visible } from "../text.ts";
 import { Entry } from "./controls.tsx";
+import { directionText, useWayBack } from "./direction.tsx";
 import { About, ExportMenu } from "./export_menu.tsx";
 import { count, numberIn, percent, plain } from "./format.ts";
 import { Icon, type IconName } from "./icon.tsx";
@@ -14,23 +15,35 @@ import { SAEMenu } from "./sae_menu.tsx";
 export interface Walk {
   /** The feature shown; null where the ghost is none. */
   feature: number | null;
+  /** The direction that stands in for a feature, as text; empty: none. */
+  direction: string;
   /** Number of features there are to walk through; 0 without an SAE or a kernel. */
   width: number;
   /** Go to a feature; of those there are. */
   go(feature: number): void;
+  /** From a direction to the feature that was looked at last. */
+  back(): void;
 }
 
 /** Going from feature to feature. */
 export function useWalk(): Walk {
   const { synced } = useExplorer();
   const choice = useOption("feature");
+  const direction = directionText(synced.values.value.direction);
   const width = synced.contact.value === "live" ? (synced.subject.value?.width ?? 0) : 0;
+  const feature = typeof choice.value === "number" && !direction ? choice.value : null;
+  const go = (to: number) => {
+    if (!width) return;
+    const wanted = Math.min(Math.max(to, 0), width - 1);
+    if (direction) synced.set({ direction: null, feature: wanted });
+    else choice.change(wanted);
+  };
   return {
-    feature: typeof choice.value === "number" ? choice.value : null,
+    feature,
+    direction,
     width,
-    go: (feature) => {
-      if (width > 0) choice.change(Math.min(Math.max(feature, 0), width - 1));
-    },
+    go,
+    back: useWayBack(),
   };
 }
 
@@ -59,7 +72,7 @@ export function Header({ walk, onEmbed }: { walk: Walk; onEmbed(): void }) {
 }
 
 function Feature({ walk }: { walk: Walk }) {
-  const { feature, width, go } = walk;
+  const { feature, direction, width, go } = walk;
   const { values, tree, result } = useExplorer().synced;
   const still = width === 0;
   const at = feature ?? -1;
@@ -68,9 +81,28 @@ function Feature({ walk }: { walk: Walk }) {
   const label = tree.value?.label ?? result("tokens").value?.label;
   return (
     <fieldset class="sae-feature" aria-label="Feature">
-      <span class="sae-feature-word">
-        {feature === null && values.value.feature === null && label ? visible(label) : "Feature"}
-      </span>
+      {direction ? (
+        <>
+          <span class="sae-direction" title={visible(direction)}>
+            <span class="sae-unseen">Direction </span>
+            <bdi>{visible(direction)}</bdi>
+          </span>
+          <button
+            type="button"
+            class="sae-icon-button"
+            aria-label="Back to a feature"
+            title="Back to the feature before; or type a number"
+            disabled={still}
+            onClick={walk.back}
+          >
+            <Icon name="reset" />
+          </button>
+        </>
+      ) : (
+        <span class="sae-feature-word">
+          {feature === null && values.value.feature === null && label ? visible(label) : "Feature"}
+        </span>
+      )}
       <button
         type="button"
         class="sae-icon-button"

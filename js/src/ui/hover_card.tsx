@@ -2,7 +2,8 @@
 import { useLayoutEffect, useRef } from "preact/hooks";
 import type { TreeData } from "../state/tree.ts";
 import { visible, visibleToken } from "../text.ts";
-import { percent, plain } from "./format.ts";
+import { plain } from "./format.ts";
+import type { TreeView } from "./tree_view.ts";
 
 /** A token's text, its spaces marked but dim, so that words stand out. */
 export function Token({ tree, row }: { tree: TreeData; row: number }) {
@@ -32,10 +33,10 @@ export function Token({ tree, row }: { tree: TreeData; row: number }) {
 }
 
 /** A node in one line, for those who do not see it. */
-export function nodeInWords(tree: TreeData, row: number): string {
-  const token = row === 0 ? `prompt ${visible(tree.prompt)}` : inWords(tree, row);
-  const P = `P ${percent(tree.cumulative[row])}`;
-  return row === 0 ? token : `${token}, ${P}, p ${percent(tree.probability[row])}`;
+export function nodeInWords({ tree, reading }: TreeView, row: number): string {
+  if (row === 0) return `prompt ${visible(tree.prompt)}`;
+  const figures = reading.figures.map(({ name, text }) => `${name} ${text(row)}`);
+  return [inWords(tree, row), ...figures].join(", ");
 }
 
 function inWords(tree: TreeData, row: number): string {
@@ -45,10 +46,12 @@ function inWords(tree: TreeData, row: number): string {
 }
 
 /** The figures of a node. */
-export function NodeFacts({ tree, row }: { tree: TreeData; row: number }) {
+export function NodeFacts({ view, row }: { view: TreeView; row: number }) {
+  const { tree, reading } = view;
   const facts: [string, string, string][] = [
-    ["P", "Probability of the whole path", percent(tree.cumulative[row])],
-    ["p", "Probability of the token after its parent", percent(tree.probability[row])],
+    ...reading.figures.map(
+      ({ name, help, text }) => [name, help, text(row)] as [string, string, string],
+    ),
     ["depth", "Number of tokens after the prompt", plain(tree.depth[row])],
     ["id", "The token's number in the vocabulary", plain(tree.tokenId(row))],
   ];
@@ -59,7 +62,7 @@ export function NodeFacts({ tree, row }: { tree: TreeData; row: number }) {
         <Token tree={tree} row={row} />
       </code>
       <dl class="sae-node-figures">
-        {facts.slice(0, row ? 4 : 1).map(([name, title, value]) => (
+        {facts.slice(0, row ? undefined : 1).map(([name, title, value]) => (
           <div key={name} title={title}>
             <dt>{name}</dt>
             <dd>{value}</dd>
@@ -86,7 +89,7 @@ export interface Pointed {
 const AWAY = 14;
 
 /** A card beside what is pointed at, within the box that it stands in. */
-export function HoverCard({ tree, at }: { tree: TreeData; at: Pointed }) {
+export function HoverCard({ view, at }: { view: TreeView; at: Pointed }) {
   const card = useRef<HTMLDivElement>(null);
   useLayoutEffect(() => {
     const element = card.current as HTMLDivElement;
@@ -100,7 +103,7 @@ export function HoverCard({ tree, at }: { tree: TreeData; at: Pointed }) {
   });
   return (
     <div class="sae-card" ref={card} aria-hidden="true">
-      <NodeFacts tree={tree} row={at.row} />
+      <NodeFacts view={view} row={at.row} />
     </div>
   );
 }

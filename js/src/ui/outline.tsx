@@ -4,7 +4,6 @@ import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
 import { childrenOf } from "../state/tree.ts";
 import { visible } from "../text.ts";
-import { percent } from "./format.ts";
 import { nodeInWords, Token } from "./hover_card.tsx";
 import { pressShared, type TreeView } from "./tree_view.ts";
 
@@ -139,6 +138,7 @@ export function Outline({ view }: { view: TreeView }) {
     <div
       class="sae-outline"
       ref={box}
+      style={{ "--sae-figures": view.reading.figures.map(({ width }) => width).join(" ") }}
       onScroll={(event) => {
         top.value = event.currentTarget.scrollTop;
         last.current.anchor = anchorOf(top.value);
@@ -149,10 +149,11 @@ export function Outline({ view }: { view: TreeView }) {
     >
       <div class="sae-outline-head" aria-hidden="true">
         <span>token</span>
-        <span title="Probability of the whole path. The bar is logarithmic, from the cutoff to 100 %.">
-          P
-        </span>
-        <span title="Probability of the token after its parent">p</span>
+        {view.reading.figures.map(({ name, help }) => (
+          <span key={name} class="sae-share" title={help}>
+            {name}
+          </span>
+        ))}
         <span title="What the path says">definition so far</span>
       </div>
       <div
@@ -172,12 +173,11 @@ export function Outline({ view }: { view: TreeView }) {
 
 function Line(props: { row: number; view: TreeView; tabbed: boolean; onPick(row: number): void }) {
   const { row, view, tabbed, onPick } = props;
-  const { tree, shown, selected, found } = view;
+  const { tree, shown, selected, found, reading } = view;
   const siblings = row > 0 ? childrenOf(shown, tree.parent[row]) : [0];
   const inner = shown.size[row] > 1;
   const open = inner && shown.open[row] === 1;
   const depth = tree.depth[row];
-  const P = tree.cumulative[row];
   return (
     // biome-ignore lint/a11y/useKeyWithClickEvents: the tree's keys do the same
     <div
@@ -191,7 +191,7 @@ function Line(props: { row: number; view: TreeView; tabbed: boolean; onPick(row:
       aria-posinset={siblings.indexOf(row) + 1}
       aria-selected={row === selected}
       aria-expanded={inner ? open : undefined}
-      aria-label={nodeInWords(tree, row)}
+      aria-label={nodeInWords(view, row)}
       style={{ transform: `translateY(${shown.place[row] * LINE}px)`, "--sae-depth": depth }}
       onClick={() => onPick(row)}
       onDblClick={() => {
@@ -211,15 +211,16 @@ function Line(props: { row: number; view: TreeView; tabbed: boolean; onPick(row:
             view.toggle(row);
           }}
         />
-        <code class="sae-node-token">
+        <code class="sae-node-token" {...tinted(reading.tone(row))}>
           <Token tree={tree} row={row} />
         </code>
       </span>
-      <span class="sae-share">
-        <span class="sae-share-bar" style={{ "--sae-size": shareOf(P, tree.cutoff) }} />
-        {percent(P)}
-      </span>
-      <span class="sae-share">{row > 0 && percent(tree.probability[row])}</span>
+      {reading.figures.map(({ name, text, bar }) => (
+        <span key={name} class="sae-share">
+          {bar && <span class="sae-share-bar" style={{ "--sae-size": bar(row) }} />}
+          {text(row)}
+        </span>
+      ))}
       <span class="sae-so-far">
         <bdi>{visible(tree.textOf(row))}</bdi>
       </span>
@@ -227,7 +228,8 @@ function Line(props: { row: number; view: TreeView; tabbed: boolean; onPick(row:
   );
 }
 
-/** How long a bar is: the logarithm, for most of a tree is less probable than 1 %. */
-function shareOf(P: number, cutoff: number): number {
-  return cutoff < 1 ? Math.max(0, 1 - Math.log(P) / Math.log(cutoff)) : 1;
+/** The background of what has a colour. */
+export function tinted(tone: number) {
+  if (!tone) return {};
+  return { "data-tone": tone > 0 ? "more" : "less", style: { "--sae-tone": Math.abs(tone) } };
 }

@@ -17,6 +17,7 @@ export type Pen = Pick<
   | "fillText"
   | "strokeStyle"
   | "fillStyle"
+  | "globalAlpha"
   | "lineWidth"
   | "font"
 >;
@@ -27,6 +28,7 @@ export interface Colours {
   muted: string;
   line: string;
   accent: string;
+  second: string;
   match: string;
 }
 
@@ -46,6 +48,8 @@ export interface Sight {
 export interface Marks {
   selected: number;
   found: ReadonlySet<number>;
+  /** Colour of a row, from -1 to 1; 0 is none. */
+  tone(row: number): number;
 }
 
 /** Letters smaller than this cannot be read. */
@@ -56,6 +60,8 @@ const SMALLEST = 0.5;
 const THINNEST = 0.3;
 /** Lines are drawn together by width, in steps. */
 const WIDTHS = 24;
+/** How much of a colour is behind the letters of a node that has it in full. */
+const TINT = 0.45;
 /** Longer labels are cut, so that one does not take a whole column. */
 const LONGEST = 28;
 
@@ -201,6 +207,19 @@ export function paint(
     ROW * 0.9 * zoom + outer,
   ];
   for (const index of labels) {
+    const tone = marks.tone(rows[index]);
+    if (!tone) continue;
+    // Ground first, so that a line that passes behind does not change the colour.
+    pen.fillStyle = colours.ground;
+    pen.fillRect(...box(index, 2));
+    pen.globalAlpha = TINT * Math.abs(tone);
+    pen.fillStyle = tone > 0 ? colours.accent : colours.second;
+    pen.fillRect(...box(index, 2));
+    pen.globalAlpha = 1;
+    // A rule below what is less, since not everybody tells the colours apart.
+    if (tone < 0) pen.fillRect(atX(x[index]), atY(y[index] + ROW * 0.38), width[index] * zoom, 1);
+  }
+  for (const index of labels) {
     if (!marks.found.has(rows[index])) continue;
     pen.fillStyle = colours.match;
     pen.fillRect(...box(index, 2));
@@ -218,12 +237,14 @@ export function paint(
       const label = labelOf(shown, row);
       const room = width[index] * zoom;
       const [left, base] = [atX(x[index]), atY(y[index]) + 0.34 * letters];
-      if (!marks.found.has(row)) pen.strokeText(label, left, base, room);
-      pen.fillStyle = hiddenBelow(shown, row)
-        ? colours.accent
-        : tree.isEnd(row)
-          ? colours.muted
-          : colours.text;
+      if (!marks.found.has(row) && !marks.tone(row)) pen.strokeText(label, left, base, room);
+      pen.fillStyle = marks.tone(row)
+        ? colours.text
+        : hiddenBelow(shown, row)
+          ? colours.accent
+          : tree.isEnd(row)
+            ? colours.muted
+            : colours.text;
       pen.fillText(label, left, base, room);
     }
   }

@@ -3,7 +3,8 @@ import type { Explorer } from "../state/context.ts";
 import type { File } from "../state/synced.ts";
 import { type Shown, show } from "../state/tree.ts";
 import { type Layout, LETTERS, layoutOf, ROW } from "./layout.ts";
-import { type Colours, measure, meter, type Pen, paint, type Sight } from "./paint.ts";
+import { type Colours, type Marks, measure, meter, type Pen, paint, type Sight } from "./paint.ts";
+import { readingOf } from "./reading.ts";
 
 const FONT = "Helvetica, Arial, sans-serif";
 const MARGIN = 16;
@@ -13,6 +14,7 @@ const PRINT: Colours = {
   muted: "#5f5f5f",
   line: "#5c9fcb",
   accent: "#0063a3",
+  second: "#b35c00",
   match: "#ffffff",
 };
 /** Points of a bitmap for each of the drawing. */
@@ -21,33 +23,38 @@ const SHARPNESS = 2;
 const LONGEST_SIDE = 16_384;
 const MOST_POINTS = 120_000_000;
 
-const UNMARKED = { selected: -1, found: new Set<number>() };
+const UNMARKED: Marks = { selected: -1, found: new Set<number>(), tone: () => 0 };
 
 /** The tree as it is now folded, trimmed and filtered, as a file. */
-export async function pictureOf(kind: "svg" | "png", { synced, local }: Explorer): Promise<File> {
+export async function pictureOf(kind: "svg" | "png", explorer: Explorer): Promise<File> {
+  const { synced, local } = explorer;
   const tree = synced.tree.value;
   if (!tree) throw new Error("There is no tree to draw yet.");
+  const { order, keep, tone } = readingOf(tree, explorer);
   const shown = show(tree, {
     openAbove: local.openAbove.value,
     toggled: local.toggled.value,
     trim: local.trim.value,
     quiet: local.quiet.value,
+    order,
+    keep,
   });
+  const marks = { ...UNMARKED, tone };
   if (kind === "png") {
-    const data = new Uint8Array(await (await pngOf(shown)).arrayBuffer());
+    const data = new Uint8Array(await (await pngOf(shown, marks)).arrayBuffer());
     return { name: "tree.png", mime: "image/png", data };
   }
   return {
     name: "tree.svg",
     mime: "image/svg+xml",
-    data: new TextEncoder().encode(svgOf(shown)),
+    data: new TextEncoder().encode(svgOf(shown, marks)),
   };
 }
 
-export function svgOf(shown: Shown): string {
+export function svgOf(shown: Shown, marks = UNMARKED): string {
   const { layout, sight } = whole(shown);
   const pen = new SvgPen();
-  paint(pen, layout, sight, UNMARKED, PRINT, FONT);
+  paint(pen, layout, sight, marks, PRINT, FONT);
   const { width, height } = sight;
   const title = escaped(shown.tree.label);
   return [
@@ -59,7 +66,7 @@ export function svgOf(shown: Shown): string {
   ].join("");
 }
 
-export async function pngOf(shown: Shown): Promise<Blob> {
+export async function pngOf(shown: Shown, marks = UNMARKED): Promise<Blob> {
   const { layout, sight } = whole(shown);
   const width = Math.ceil(sight.width * SHARPNESS);
   const height = Math.ceil(sight.height * SHARPNESS);
@@ -78,7 +85,7 @@ export async function pngOf(shown: Shown): Promise<Blob> {
     context.fillStyle = PRINT.ground;
     context.fillRect(0, 0, width, height);
     context.scale(SHARPNESS, SHARPNESS);
-    paint(context, layout, sight, UNMARKED, PRINT, FONT);
+    paint(context, layout, sight, marks, PRINT, FONT);
     canvas.toBlob(resolve, "image/png");
   });
   if (!blob) throw new Error("This browser could not draw the PNG. Take the SVG.");
@@ -112,6 +119,7 @@ class SvgPen implements Pen {
   strokeStyle = "";
   fillStyle = "";
   lineWidth = 1;
+  globalAlpha = 1;
   font = "";
   private path: string[] = [];
 
@@ -132,7 +140,8 @@ class SvgPen implements Pen {
     this.parts.push(`<path d="${this.path.join("")}" fill="none" ${line}/>\n`);
   }
   fillRect(x: number, y: number, width: number, height: number): void {
-    this.box(x, y, width, height, `fill="${this.fillStyle}"`);
+    const alpha = this.globalAlpha < 1 ? ` fill-opacity="${short(this.globalAlpha)}"` : "";
+    this.box(x, y, width, height, `fill="${this.fillStyle}"${alpha}`);
   }
   strokeRect(x: number, y: number, width: number, height: number): void {
     const line = `stroke="${this.strokeStyle}" stroke-width="${short(this.lineWidth)}"`;

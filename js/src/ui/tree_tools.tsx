@@ -17,7 +17,14 @@ const OPENINGS: [string, string][] = [
 ];
 const STEPS_A_DECADE = 20;
 
-export function TreeTools({ view, children }: { view: TreeView; children?: ComponentChildren }) {
+export function TreeTools(props: {
+  view: TreeView;
+  /** Of the drawing. */
+  children?: ComponentChildren;
+  /** Of this tree. */
+  more?: ComponentChildren;
+}) {
+  const { view, children, more } = props;
   const { local } = useExplorer();
   const { tree } = view;
   const open = (above: number | null) => {
@@ -82,6 +89,7 @@ export function TreeTools({ view, children }: { view: TreeView; children?: Compo
         />
         Hide quotes
       </label>
+      {more}
     </div>
   );
 }

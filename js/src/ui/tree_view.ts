@@ -6,8 +6,11 @@ import { childrenOf, inOrder, type Shown, show, type TreeData } from "../state/t
 import { visible } from "../text.ts";
 import { copy } from "./files.ts";
 import type { Pointed } from "./hover_card.tsx";
+import type { Reading } from "./reading.ts";
 
 export interface TreeView {
+  /** What is read off the nodes. */
+  reading: Reading;
   tree: TreeData;
   shown: Shown;
   /** Rows that match the search, as they are read. */
@@ -64,7 +67,7 @@ export function pressShared(
   return true;
 }
 
-export function useTreeView(tree: TreeData): TreeView {
+export function useTreeView(tree: TreeData, reading: Reading): TreeView {
   const { local, synced, root } = useExplorer();
   const pointed = useSignal<Pointed | null>(null);
   const brought = useSignal(0);
@@ -90,15 +93,16 @@ export function useTreeView(tree: TreeData): TreeView {
   const trim = local.trim.value;
   const quiet = local.quiet.value;
   const query = local.query.value;
+  const { order, keep } = reading;
   const shown = useMemo(
-    () => show(tree, { openAbove, toggled, trim, quiet }),
-    [tree, openAbove, toggled, trim, quiet],
+    () => show(tree, { openAbove, toggled, trim, quiet, order, keep }),
+    [tree, openAbove, toggled, trim, quiet, order, keep],
   );
   const hits = useMemo(() => tree.search(query), [tree, query]);
   const matches = useMemo(() => {
     const left = hits.filter((row) => shown.size[row]);
     if (!left.length) return left;
-    const place = inOrder(tree, shown.size);
+    const place = inOrder(tree, shown.size, shown.order);
     return left.sort((one, other) => place[one] - place[other]);
   }, [tree, hits, shown]);
   const found = useMemo(() => new Set(matches), [matches]);
@@ -120,6 +124,7 @@ export function useTreeView(tree: TreeData): TreeView {
   };
 
   return {
+    reading,
     tree,
     shown,
     matches,
@@ -137,7 +142,7 @@ export function useTreeView(tree: TreeData): TreeView {
     },
     step(direction) {
       if (!matches.length) return;
-      const place = inOrder(tree, shown.size);
+      const place = inOrder(tree, shown.size, shown.order);
       const at = selected >= 0 ? place[selected] : -1;
       const next =
         direction > 0

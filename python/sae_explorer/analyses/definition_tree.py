@@ -23,10 +23,17 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from sae_explorer.analyses.trees import TreeRequest
+    from sae_explorer.model.decoding import Prompt
     from sae_explorer.subject import Subject
 
 #: What closes the quotation that a prompt leaves open.
 _CLOSING = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "(": ")", "[": "]"}
+
+
+def closing_of(prompt: str) -> str:
+    """Return what closes the quotation that a prompt leaves open; empty if none is open."""
+    return _CLOSING.get(prompt.rstrip()[-1:], "")
+
 
 _COLUMNS = {
     "parent": np.int32,
@@ -229,7 +236,7 @@ class DefinitionTree(Result):
     @property
     def closing(self) -> str:
         """What closes the quotation that the prompt leaves open; empty if none is open."""
-        return _CLOSING.get(self.request.prompt.rstrip()[-1:], "")
+        return closing_of(self.request.prompt)
 
     def _behind(self, ends: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which nodes have one of the nodes marked in ``ends`` among their ancestors."""
@@ -328,7 +335,7 @@ class DefinitionTree(Result):
         from sae_explorer.model.decoding import path_probabilities
         from sae_explorer.model.interventions import applied
 
-        live = self._live(subject)
+        live = self.live_subject(subject)
         if isinstance(answer, str):
             path = live.continuation_ids(self.request.prompt, answer)
         else:
@@ -336,7 +343,7 @@ class DefinitionTree(Result):
         if not path:
             return 1.0
         with applied(live, self.request.interventions):
-            found = path_probabilities(live.model, self._prompt(), path)
+            found = path_probabilities(live.model, self.prompt_with_ghosts(), path)
         return float(np.prod(found))
 
     def greedy(
@@ -357,16 +364,16 @@ class DefinitionTree(Result):
         from sae_explorer.model.decoding import open_decoder
         from sae_explorer.model.interventions import applied
 
-        live = self._live(subject)
+        live = self.live_subject(subject)
         closing = (self.closing or "\n") if stop is None else stop
         if not closing:
             raise ExplorerError("stop is empty; give the text before which the answer ends.")
         path: list[int] = []
         probability, text, complete = 1.0, "", False
         with live.run():
-            decoder = open_decoder(live.model, 1, max_tokens, self._prompt())
+            decoder = open_decoder(live.model, 1, max_tokens, self.prompt_with_ghosts())
             with applied(live, self.request.interventions):
-                prefix, found = decoder.start([self._prompt()])
+                prefix, found = decoder.start([self.prompt_with_ghosts()])
                 while True:
                     token = int(found.token_ids[0, 0])
                     probability *= float(found.probabilities[0, 0])
@@ -395,12 +402,20 @@ class DefinitionTree(Result):
             row = matching[0]
         return row
 
-    def _prompt(self) -> Any:
+    def prompt_with_ghosts(self) -> Prompt:
+        """Return the prompt as the model is given it: its tokens, and the vectors in some of them."""
         from sae_explorer.model.decoding import Prompt
 
         return Prompt(self.prompt_ids, dict(zip(self.ghost_ids, self.ghost_vectors, strict=True)))
 
-    def _live(self, subject: Subject | None) -> Subject:
+    def live_subject(self, subject: Subject | None = None) -> Subject:
+        """Return the model that can be asked about the tree: its own, or the one that is given.
+
+        Raises
+        ------
+        ExplorerError
+            If there is none, or it is not the one that the tree was grown with.
+        """
         live = subject or self.subject
         if live is None:
             raise ExplorerError(

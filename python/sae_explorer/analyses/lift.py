@@ -10,7 +10,7 @@ information of path and vector, with the mean over random directions for the pat
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -115,7 +115,7 @@ def random_vectors(subject: Subject, request: TreeRequest, count: int, seed: int
     drawn = np.random.default_rng(seed).standard_normal((count, subject.d_model))
     as_it_is = request.token is not None or request.embedding is not None
     length = float(np.linalg.norm(ghost_vector(subject, request))) if as_it_is else 1.0
-    nothing = dict.fromkeys(SOURCES)
+    nothing: dict[str, Any] = dict.fromkeys(SOURCES)
     vectors = []
     for row in drawn.astype(np.float32):
         values = tuple((length * unit(row, "The random vector")).tolist())
@@ -164,8 +164,8 @@ def measure_lift(
     """
     if random < 1:
         raise ExplorerError(f"random is {random}; lift needs at least 1 random direction.")
-    live = tree._live(subject)  # noqa: SLF001
-    prompts = random_prompts(live, tree.request, tree._prompt(), random, seed)  # noqa: SLF001
+    live = tree.live_subject(subject)
+    prompts = random_prompts(live, tree.request, tree.prompt_with_ghosts(), random, seed)
     measurement = LiftMeasurement(
         live,
         tree.parent,

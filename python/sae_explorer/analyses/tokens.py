@@ -19,7 +19,7 @@ import numpy as np
 import regex
 
 from sae_explorer.errors import ExplorerError
-from sae_explorer.model.ghost import DirectionRequest, ghost_mixture
+from sae_explorer.model.ghost import AUTO, DirectionRequest, ghost_mixture
 from sae_explorer.request import option, options, takes
 from sae_explorer.results import Provenance, Result, column, packed
 from sae_explorer.text import visible_token
@@ -302,6 +302,10 @@ def run(
 ) -> TokenRanking:
     """Answer one request; see :func:`rank_tokens`."""
     del progress, cancel  # one short step: nothing to report or to stop
+    if request.scale == AUTO:
+        from sae_explorer.analyses.scale_sweep import best_scale
+
+        request = dataclasses.replace(request, scale=best_scale(subject, request))
     near = _candidates(subject, request)
     ratio = near.distance**request.exponent / near.centroid_distance
     best = _smallest(ratio, request.limit)

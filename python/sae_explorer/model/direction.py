@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import reprlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -24,9 +24,19 @@ _SIDES = ("encoder", "decoder")
 
 #: One term as text: a sign, a weight, a feature, and which of its vectors.
 _TERM = re.compile(
-    r"(?P<sign>[+-]?)\s*(?:(?P<weight>\d*\.?\d+(?:[eE][+-]?\d+)?)\s*\*\s*)?(?P<feature>\d+)"
+    r"(?P<sign>[+-]?)\s*(?:(?P<weight>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*\*\s*)?(?P<feature>\d+)"
     r"(?:\s*:\s*(?P<weights>\w+))?(?=\s*(?:[+-]|$))\s*"
 )
+
+#: Beyond any use; the products of larger ones with weights of a model are no float32.
+_LARGEST = 1e30
+
+#: Digits of the longest index; Python refuses to read numbers of thousands of them.
+_DIGITS = 18
+
+#: How values are written in errors.
+_BRIEFLY = reprlib.Repr()
+_BRIEFLY.maxstring = _BRIEFLY.maxother = 80
 
 _HOW = "Write features with their signs and weights, as in '4021 - 17' or '0.5*4021:encoder + 17:decoder'"
 
@@ -56,13 +66,18 @@ class Term:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.weight):
-            raise ExplorerError(f"A direction's weight is {self.weight!r}; it must be finite.")
+        if not -_LARGEST < self.weight < _LARGEST:  # NaN is not
+            raise ExplorerError(f"A direction's weight is {shown(self.weight)}; it must be finite.")
         if self.weights not in (None, *_SIDES):
             raise ExplorerError(
-                f"The weights of feature {self.feature} are {self.weights!r}; they must be "
+                f"The weights of feature {self.feature} are {shown(self.weights)}; they must be "
                 "'encoder' or 'decoder'."
             )
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is a decoder row where directions are added to activations."""
+        return self.vector is None and self.weights != "encoder"
 
     @property
     def text(self) -> str:
@@ -103,8 +118,11 @@ class Direction:
         return self + -other if isinstance(other, Direction) else NotImplemented
 
     def __mul__(self, factor: object) -> Direction:
+        factor = plain_number(factor)
         if isinstance(factor, bool) or not isinstance(factor, (int, float)):
             return NotImplemented
+        if not -_LARGEST < factor < _LARGEST:
+            raise ExplorerError(f"A direction's weight is {shown(factor)}; it must be finite.")
         return Direction(
             tuple(
                 Term(term.weight * factor, term.feature, term.weights, term.vector, term.name)
@@ -113,10 +131,15 @@ class Direction:
         )
 
     __rmul__ = __mul__
+    #: Numbers of numpy leave products to the direction.
+    __array_ufunc__ = None
 
     def __truediv__(self, divisor: object) -> Direction:
-        if isinstance(divisor, bool) or not isinstance(divisor, (int, float)) or not divisor:
+        divisor = plain_number(divisor)
+        if isinstance(divisor, bool) or not isinstance(divisor, (int, float)):
             return NotImplemented
+        if not divisor:
+            raise ExplorerError(f"The direction {self} cannot be divided by 0.")
         return self * (1 / divisor)
 
     def __neg__(self) -> Direction:
@@ -149,8 +172,10 @@ class Direction:
         while rest:
             match = _TERM.match(rest)
             if match is None or (total.terms and not match["sign"]):
-                raise ExplorerError(f"The direction {text!r} cannot be read. {_HOW}.")
+                raise ExplorerError(f"The direction {shown(text)} cannot be read. {_HOW}.")
             weight = float(match["weight"] or 1) * (-1 if match["sign"] == "-" else 1)
+            if len(match["feature"]) > _DIGITS:
+                raise ExplorerError(f"{shown(match['feature'])} is no feature. {_HOW}.")
             # Not by addition: what cancels out is to be refused with its text.
             term = Term(weight, int(match["feature"]), match["weights"])
             total = cls((*total.terms, term))
@@ -183,6 +208,8 @@ class Direction:
         """
         try:
             total = Direction(())
+            if not values["terms"]:
+                raise KeyError("terms")  # noqa: TRY301 - said below
             for entry in values["terms"]:
                 if "vector" in entry:
                     part = vector(entry["vector"], str(entry["name"]))
@@ -190,7 +217,7 @@ class Direction:
                     part = feature(entry["feature"], entry["weights"])
                 total = Direction((*total.terms, *(part * entry["weight"]).terms))
         except (KeyError, TypeError) as error:
-            raise ExplorerError(f"{dict(values)!r} is no direction. {_HOW}.") from error
+            raise ExplorerError(f"{shown(values)} is no direction. {_HOW}.") from error
         return cls(total.terms)
 
     def parts(self, subject: Subject, weights: str, *, as_unit: bool) -> list[tuple[float, Vector]]:
@@ -263,10 +290,10 @@ def feature(index: int, weights: str | None = None) -> Direction:
     >>> print(feature(4021) - 0.5 * feature(17, "decoder"))
     4021 - 0.5*17:decoder
     """
-    number = index.item() if hasattr(index, "item") else index
-    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+    number = plain_number(index)
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 10**_DIGITS:
         raise ExplorerError(
-            f"feature is {index!r}; it must be the index of a feature, a whole number of at least 0."
+            f"feature is {shown(index)}; it must be the index of a feature, a whole number of at least 0."
         )
     return Direction((Term(1.0, number, weights),))
 
@@ -282,16 +309,37 @@ def vector(values: Sequence[float] | Any, name: str = "vector") -> Direction:
         What to call it in labels.
     """
     given = values.tolist() if hasattr(values, "tolist") else values
+    name = " ".join(str(name).split()) or "vector"  # a word in labels
     try:
+        if isinstance(given, (str, bytes)):
+            raise TypeError  # noqa: TRY301 - said below
         numbers = tuple(float(value) for value in given)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ExplorerError(f"{name} is no vector; give d_model numbers.") from error
-    if not numbers or not all(map(math.isfinite, np.asarray(numbers, np.float32))):
+    with np.errstate(over="ignore"):
+        single = np.asarray(numbers, np.float32)
+    if not numbers or not np.isfinite(single).all():
         raise ExplorerError(
             f"{name} holds {'no numbers' if not numbers else 'numbers that are not finite'}; give "
             "d_model finite numbers."
         )
     return Direction((Term(1.0, vector=numbers, name=name),))
+
+
+def plain_number(given: Any) -> Any:
+    """Return a number of numpy or torch as one of Python's, anything else as it is."""
+    try:
+        return given.item() if hasattr(given, "item") else given
+    except (RuntimeError, TypeError, ValueError):  # several numbers
+        return given
+
+
+def shown(given: object) -> str:
+    """Return a value as an error shows it: in one line, and not all of a long one."""
+    try:
+        return " ".join(_BRIEFLY.repr(given).split())
+    except ValueError:  # Python writes no number of thousands of digits
+        return "a number too long to be shown"
 
 
 def _short(number: float) -> str:

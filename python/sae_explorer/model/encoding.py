@@ -67,10 +67,8 @@ def refuse_without_activations(studied: StudiedSAE) -> None:
         If its features depend on other positions or on the rest of a batch, or if it expects
         activations on a scale that is not in its weights.
     """
-    architecture, normalised = (
-        studied.sae.cfg.architecture(),
-        studied.sae.cfg.normalize_activations,
-    )
+    config = studied.sae.cfg
+    architecture, normalised = config.architecture(), config.normalize_activations
     reason = _WITHOUT_ACTIVATIONS.get(architecture)
     if reason is not None:
         raise ExplorerError(
@@ -136,16 +134,14 @@ def encoded_parts(
     studied: StudiedSAE, x: Tensor, features: Sequence[int] | None = None
 ) -> Iterator[Tensor]:
     """Yield what :func:`encoded` returns some positions at a time, shape ``[some, features]``."""
-    sae = quiet(studied.sae)
-    narrow = features is not None and sae.cfg.architecture() in ALONE
-    if features is not None and narrow:
-        sae = narrowed(sae, features)
-    made = len(features) if features is not None and narrow else studied.width
-    size = min(_POSITIONS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // max(1, made)))
+    sae, chosen = quiet(studied.sae), None if features is None else list(features)
+    if chosen is not None and sae.cfg.architecture() in ALONE:
+        sae, chosen = narrowed(sae, chosen), None
+    size = min(_POSITIONS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // len(sae.W_dec)))
     with torch.no_grad():
         for part in torch.split(positions_for(studied, x), size):
             found: Tensor = sae.encode(part)
-            yield (found if features is None or narrow else found[..., list(features)]).float()
+            yield (found if chosen is None else found[..., chosen]).float()
 
 
 def encoded(studied: StudiedSAE, x: Tensor, features: Sequence[int] | None = None) -> Tensor:
@@ -165,7 +161,5 @@ def encoded(studied: StudiedSAE, x: Tensor, features: Sequence[int] | None = Non
     Tensor
         Shape ``[..., features]``, float32, on the SAE's device.
     """
-    parts = list(encoded_parts(studied, x, features))
     width = studied.width if features is None else len(features)
-    flat = torch.cat(parts) if parts else x.new_zeros((0, width), dtype=torch.float32)
-    return flat.reshape(*x.shape[:-1], width)
+    return torch.cat(list(encoded_parts(studied, x, features))).reshape(*x.shape[:-1], width)

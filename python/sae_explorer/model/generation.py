@@ -127,19 +127,20 @@ def text_ids(subject: Subject, text: str) -> list[int]:
     Raises
     ------
     ExplorerError
-        If the text is empty and the tokenizer has no beginning-of-text token.
+        If the text has no tokens and the tokenizer no beginning-of-text token.
     """
-    if not text:
-        begin = subject.tokenizer.bos_token_id
-        if begin is None:
-            raise ExplorerError(
-                "The text to go on from is empty, and the tokenizer has no beginning-of-text token "
-                "to begin with. Give a word or more."
-            )
-        return [int(begin)]
-    ids = [int(i) for i in subject.tokenizer.encode(text)]
-    # Some tokenizers say that the text ends here; it is to go on.
-    return ids[:-1] if len(ids) > 1 and ids[-1] in subject.end_ids else ids
+    ids = [int(i) for i in subject.tokenizer.encode(text)] if text else []
+    if len(ids) > 1 and ids[-1] in subject.end_ids:
+        ids.pop()  # some tokenizers say that the text ends here; it is to go on
+    if ids:
+        return ids
+    begin = subject.tokenizer.bos_token_id
+    if begin is None:
+        raise ExplorerError(
+            f"The text to go on from, {text!r}, has no tokens, and the tokenizer no "
+            "beginning-of-text token to begin with. Give a word or more."
+        )
+    return [int(begin)]
 
 
 def continue_rows(
@@ -196,14 +197,12 @@ def _steps(
     ended = torch.zeros(len(plans), dtype=torch.bool)
     counts: Tensor | None = None
     cache: Any = None
-    new = torch.tensor([ids] * len(plans))
-    first = 0
+    text = new = torch.tensor([ids] * len(plans))
     for _ in range(sampling.max_tokens):
-        layout = Layout.of(new, len(ids), first=first)
+        layout = Layout.of(new, len(ids), first=text.shape[1] - new.shape[1])
         # Entered anew for each step: whoever takes the steps may stop at any of them.
         with applied_by_row(subject, plans), announced(layout):
             logits, cache = _forward(subject, new, cache)
-        first += new.shape[1]
         if counts is None:
             counts = torch.zeros_like(logits)
         chosen = _choose(logits - sampling.frequency_penalty * counts, sampling, generator)
@@ -222,7 +221,8 @@ def _steps(
         ended |= torch.isin(chosen, ends)
         if ended.all():
             return
-        new = chosen[:, None]
+        text = torch.cat([text, chosen[:, None]], dim=1)
+        new = text if cache is None else chosen[:, None]
 
 
 def _check_length(subject: Subject, prompt: int, generated: int) -> None:
@@ -241,7 +241,10 @@ def _effective(row: Sequence[Intervention]) -> Plan:
 
 
 def _forward(subject: Subject, new: Tensor, cache: Any) -> tuple[Tensor, Any]:
-    """Return the logits after the last token of each row, on the CPU in float32, and the cache."""
+    """Return the logits after the last token of each row, on the CPU in float32, and the cache.
+
+    The cache is None where the model keeps none that it would take back.
+    """
     options: dict[str, Any] = {"use_cache": True}
     if cache is not None:
         options["past_key_values"] = cache  # at first the model makes its own
@@ -254,7 +257,7 @@ def _forward(subject: Subject, new: Tensor, cache: Any) -> tuple[Tensor, Any]:
             "The model gave NaN or infinite logits. Take smaller strengths; if that does not help, "
             "float16 may be too narrow for it: load it with dtype='bfloat16' or 'float32'."
         )
-    return logits, output.past_key_values
+    return logits, getattr(output, "past_key_values", None)
 
 
 def _choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:

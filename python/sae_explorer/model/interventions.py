@@ -10,7 +10,6 @@ any of them. A transcoder measures at one hook point and writes at another of th
 from __future__ import annotations
 
 import re
-import reprlib
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,7 +21,7 @@ import torch
 
 from sae_explorer.errors import ExplorerError, did_you_mean
 from sae_explorer.model import encoding
-from sae_explorer.model.direction import Direction, check_sum
+from sae_explorer.model.direction import Direction, check_sum, plain_number, shown
 from sae_explorer.model.positions import current
 from sae_explorer.model.sites import edited
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from sae_lens import SAE
     from torch import Tensor
 
+    from sae_explorer.model.direction import Term
     from sae_explorer.model.positions import Layout
     from sae_explorer.subject import Subject
 
@@ -56,6 +56,9 @@ _tried: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDi
 #: Beyond any activation; larger ones are no float32.
 _LARGEST = 1e30
 
+#: Beyond the end of any text.
+_FURTHEST = 10**9
+
 
 class Intervention:
     """What all interventions share: which feature, and where. Each kind is a frozen dataclass.
@@ -67,7 +70,8 @@ class Intervention:
     at
         Positions of the text: ``"all"``, ``"prompt"``, ``"generated"``, ``"ghost"``, or a list of
         places. Place 0 is the first token, the beginning-of-text token where there is one; negative
-        places count from the end of the prompt, whose last token is -1. ``"generated"`` leaves the
+        places count from the end of the prompt, whose last token is -1. Places that a text does not
+        reach change nothing. ``"generated"`` leaves the
         prompt's last token as it is, and with it the first token that follows.
     skip_bos
         Whether the beginning-of-text token is left as it is: its activations lie far from all
@@ -90,37 +94,35 @@ class Intervention:
         if self.amount:
             object.__setattr__(self, self.amount, self._checked(self.amount))
         unit = getattr(self, "unit", None)
-        if unit is not None and unit not in self.units:
+        if self.units and not (isinstance(unit, str) and unit in self.units):
             raise ExplorerError(
-                f"unit of a {self._name} is {unit!r}; it must be one of "
+                f"unit of a {self._name} is {shown(unit)}; it must be one of "
                 f"{', '.join(map(repr, self.units))}.{did_you_mean(str(unit), self.units)}"
             )
         object.__setattr__(self, "at", _checked_places(self.at, self._name))
         if not isinstance(self.skip_bos, bool):
             raise ExplorerError(
-                f"skip_bos of a {self._name} is {self.skip_bos!r}; it must be True or False."
+                f"skip_bos of a {self._name} is {shown(self.skip_bos)}; it must be True or False."
             )
 
     def _check_feature(self) -> None:
         index = self._checked("feature")
         if index < 0 or index != int(index):
             raise ExplorerError(
-                f"feature of a {self._name} is {reprlib.repr(self.feature)}; it must be a whole "
+                f"feature of a {self._name} is {shown(self.feature)}; it must be a whole "
                 "number of at least 0."
             )
         object.__setattr__(self, "feature", int(index))
 
     def _checked(self, name: str) -> float:
         """Return one of the fields as a number, which must be finite."""
-        number = _number(getattr(self, name))
+        number = plain_number(getattr(self, name))
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise ExplorerError(
-                f"{name} of a {self._name} is {reprlib.repr(number)}; it must be a number."
+                f"{name} of a {self._name} is {shown(number)}; it must be a number."
             )
         if not -_LARGEST < number < _LARGEST:  # NaN is not
-            raise ExplorerError(
-                f"{name} of a {self._name} is {reprlib.repr(number)}; it must be finite."
-            )
+            raise ExplorerError(f"{name} of a {self._name} is {shown(number)}; it must be finite.")
         return float(number)
 
     @property
@@ -173,12 +175,12 @@ class Intervention:
             If the values are those of no intervention.
         """
         given = dict(values)
-        kind = KINDS.get(given.pop("kind", ""))
+        kind = KINDS.get(str(given.pop("kind", "")))
         known = [field.name for field in fields(kind)] if kind is not None else []  # type: ignore[arg-type]
         needed = {"feature", kind.amount} - {""} if kind is not None else {""}
         if kind is None or not needed <= set(given) <= set(known):
             raise ExplorerError(
-                f"{dict(values)!r} is no intervention; write it as in {{'kind': 'clamp', 'feature': "
+                f"{shown(dict(values))} is no intervention; write it as in {{'kind': 'clamp', 'feature': "
                 "17, 'value': 8.0}, or give Clamp(17, 8.0), Steer(17, 4.0) or Ablate(17)."
             )
         if isinstance(given["feature"], str):
@@ -186,7 +188,11 @@ class Intervention:
         elif isinstance(given["feature"], Mapping):
             given["feature"] = Direction.from_dict(given["feature"])
         made = kind(**given)
-        assert isinstance(made, cls)
+        if not isinstance(made, cls):
+            raise ExplorerError(
+                f"{shown(dict(values))} is a {kind.__name__}, not a {cls.__name__}. Read it by "
+                f"{kind.__name__}.from_dict."
+            )
         return made
 
     @classmethod
@@ -355,32 +361,26 @@ class Ablate(Intervention):
 KINDS: Mapping[str, type[Intervention]] = {one.kind: one for one in (Steer, Clamp, Ablate)}
 
 
-def _number(given: Any) -> Any:
-    """Return a number of numpy or torch as one of Python's, anything else as it is."""
-    try:
-        return given.item() if hasattr(given, "item") else given
-    except (RuntimeError, ValueError):  # several numbers
-        return given
-
-
 def _checked_places(at: Any, name: str) -> At:
     if isinstance(at, str):
         if at not in PLACES:
             raise ExplorerError(
-                f"at of a {name} is {at!r}; it must be one of {', '.join(map(repr, PLACES))}, or a "
+                f"at of a {name} is {shown(at)}; it must be one of {', '.join(map(repr, PLACES))}, or a "
                 f"list of places such as [3, -1].{did_you_mean(at, PLACES)}"
             )
         return at
-    given = _number(at.tolist() if hasattr(at, "tolist") else at)
+    given = at.tolist() if hasattr(at, "tolist") else at
     places = [given] if isinstance(given, int) else given
-    if not isinstance(places, Sequence) or not places:
+    if not isinstance(places, Sequence) or isinstance(places, bytes) or not places:
         raise ExplorerError(
-            f"at of a {name} is {reprlib.repr(at)}; it must be one of "
+            f"at of a {name} is {shown(at)}; it must be one of "
             f"{', '.join(map(repr, PLACES))}, or a list of places such as [3, -1]."
         )
-    numbers = [_number(place) for place in places]
+    numbers = [plain_number(place) for place in places]
     if any(isinstance(n, bool) or not isinstance(n, int) for n in numbers):
-        raise ExplorerError(f"at of a {name} is {reprlib.repr(at)}; places are whole numbers.")
+        raise ExplorerError(f"at of a {name} is {shown(at)}; places are whole numbers.")
+    if any(abs(n) > _FURTHEST for n in numbers):
+        raise ExplorerError(f"at of a {name} is {shown(at)}; no text has as many places.")
     return tuple(dict.fromkeys(numbers))
 
 
@@ -400,7 +400,7 @@ def check(subject: Subject, interventions: Sequence[Intervention]) -> None:
     encoding.refuse_without_activations(subject.sae)
     for number, one in enumerate(interventions):
         if isinstance(one.feature, Direction):
-            _added(subject, one.feature)
+            added_vector(subject, one.feature)
             continue
         subject.sae.check_feature(one.feature)
         if not bool(sae.W_dec[one.feature].any()):
@@ -410,14 +410,27 @@ def check(subject: Subject, interventions: Sequence[Intervention]) -> None:
             )
         for other in interventions[:number]:
             held = not (isinstance(one, Steer) and isinstance(other, Steer))
-            apart = {one.at, other.at} in ({"prompt", "generated"}, {"ghost", "generated"})
-            if held and not apart and other.feature == one.feature:
+            if held and other.feature == one.feature and not _apart(one.at, other.at):
                 raise ExplorerError(
                     f"Feature {one.feature} is held at one value and changed by another "
                     "intervention at the same places; give one of them."
                 )
     subject.site()
     subject.site_out()
+
+
+def _apart(first: At, second: At) -> bool:
+    """Tell whether no place of any text is meant by both."""
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        one_way = len({place < 0 for place in (*first, *second)}) == 1
+        return one_way and not set(first) & set(second)
+
+    def in_prompt(at: At) -> bool:
+        return at in ("prompt", "ghost") if isinstance(at, str) else max(at) < 0
+
+    return any(
+        one == "generated" and in_prompt(other) for one, other in ((first, second), (second, first))
+    )
 
 
 @contextmanager
@@ -455,6 +468,12 @@ def applied_by_row(subject: Subject, rows: Sequence[Sequence[Intervention]]) -> 
         The interventions of each row of every forward in the block; if there is only one entry, it
         holds for all rows. Those of other positions than all need
         :func:`~sae_explorer.model.positions.announced`.
+
+    Raises
+    ------
+    ExplorerError
+        As :func:`applied` does; and by a forward whose batch has another number of rows, whose
+        positions are not known where they are needed, or whose text has no such place.
     """
     for interventions in rows:
         check(subject, interventions)
@@ -465,7 +484,7 @@ def applied_by_row(subject: Subject, rows: Sequence[Sequence[Intervention]]) -> 
             return
         if subject.sae.sae not in _tried.setdefault(subject.model, weakref.WeakSet()):
             _try_out(subject)
-        edit = _Edit(subject)
+        edit = _Edit(subject, len(acting))
         for row, interventions in enumerate(acting):
             for one in interventions:
                 edit.add(one, row if len(acting) > 1 else None)
@@ -505,8 +524,9 @@ class _Edit:
     number for each position.
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, rows: int) -> None:
         self._subject = subject
+        self._rows = rows
         self._features: list[int] = []
         self._vectors: list[Tensor] = []
         self._parts: list[_Part] = []
@@ -515,23 +535,40 @@ class _Edit:
 
     def add(self, one: Intervention, row: int | None) -> None:
         """Take one more intervention, of one row of the batch or of all."""
-        by_norm = isinstance(one, Steer) and one.unit == "residual_norm"
-        if isinstance(one, Steer) and (by_norm or isinstance(one.feature, Direction)):
-            vector = _added(self._subject, one.feature)
-            size = 1.0
-            if by_norm:
-                size = _corpus().residual_norm(self._subject) / float(vector.norm())
-            self._parts.append(_Part(one, row, len(self._vectors), one.strength * size, "vector"))
-            self._vectors.append(vector)
-            return
-        value = float(getattr(one, one.amount)) if one.amount else 0.0
-        if getattr(one, "unit", "") == "max_activation":
-            value *= _corpus().largest(self._subject, one.feature)
-        if one.feature not in self._features:
-            self._features.append(one.feature)
-        column = self._features.index(one.feature)
-        how: Literal["add", "hold"] = "add" if isinstance(one, Steer) else "hold"
-        self._parts.append(_Part(one, row, column, value, how))
+        if isinstance(one, Steer) and one.unit == "residual_norm":
+            vector = added_vector(self._subject, one.feature)
+            size = _corpus().residual_norm(self._subject) / float(vector.norm())
+            self._add_vector(one, row, vector, one.strength * size)
+        elif isinstance(one.feature, Direction):
+            # Term by term, so that a feature in a sum is what it is alone.
+            for term in one.feature.terms:
+                value = term.weight * float(getattr(one, one.amount))
+                if term.writes:
+                    self._add_feature(one, row, term.feature, value, "add")
+                else:
+                    self._add_vector(one, row, _own_vector(self._subject, term), value)
+        else:
+            value = float(getattr(one, one.amount)) if one.amount else 0.0
+            if getattr(one, "unit", "") == "max_activation":
+                value *= _corpus().largest(self._subject, one.feature)
+            how: Literal["add", "hold"] = "add" if isinstance(one, Steer) else "hold"
+            self._add_feature(one, row, one.feature, value, how)
+
+    def _add_vector(self, one: Intervention, row: int | None, vector: Tensor, value: float) -> None:
+        self._parts.append(_Part(one, row, len(self._vectors), value, "vector"))
+        self._vectors.append(vector)
+
+    def _add_feature(
+        self,
+        one: Intervention,
+        row: int | None,
+        feature: Any,
+        value: float,
+        how: Literal["add", "hold"],
+    ) -> None:
+        if feature not in self._features:
+            self._features.append(feature)
+        self._parts.append(_Part(one, row, self._features.index(feature), value, how))
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -542,7 +579,7 @@ class _Edit:
         # A decoder is affine. Unless its output is scaled by what was encoded, a feature's row is the
         # same at every position, and nothing need be encoded to add a multiple of it.
         scaled = whole.cfg.normalize_activations in _NORMALISED
-        rows = None if scaled or not self._features else _decoded(narrow, len(self._features))
+        rows = None if scaled or not self._features else _decoder_rows(whole, self._features)
         measures = bool(self._features) and (scaled or any(p.kind == "hold" for p in self._parts))
         vectors = torch.stack(self._vectors) if self._vectors else None
         pending: list[Tensor | None] = []
@@ -571,6 +608,7 @@ class _Edit:
                     changes.append(difference.to(rows) @ rows)
                 else:
                     # One call, since the factor is kept from encode to the next decode and no further.
+                    difference = difference.to(narrow.W_dec)
                     both = narrow.decode(torch.stack([difference, torch.zeros_like(difference)]))
                     changes.append(both[0] - both[1])
             return torch.cat(changes)
@@ -614,6 +652,11 @@ class _Edit:
         Where is an array of shape ``[batch, n]``, or None for everywhere.
         """
         shape = (x.shape[0], x.shape[1])
+        if self._rows not in (1, shape[0]):
+            raise ExplorerError(
+                f"Interventions were given for {self._rows} rows, but the batch has {shape[0]}. Give "
+                "a list of interventions for each row, or one for all."
+            )
         places = {
             p: _places(p.intervention, shape, self._bos) for p in self._parts if p.kind in kinds
         }
@@ -671,9 +714,20 @@ def _chosen(intervention: Intervention, layout: Layout, bos: int) -> NDArray[np.
         case "generated":
             where = ~in_prompt
         case "ghost":
+            if in_prompt.any() and not layout.ghost_ids:
+                raise ExplorerError(
+                    f"An intervention acts at the ghost ({intervention.label}), but the text has "
+                    "none. Choose other positions, such as at='prompt'."
+                )
             where = in_prompt & np.isin(layout.ids, layout.ghost_ids)
         case places:
             wanted = np.array(places)[:, None, None]
+            shortest, first = int(layout.prompt_length.min()), int(wanted.min())
+            if first < -shortest:
+                raise ExplorerError(
+                    f"An intervention acts at place {first} ({intervention.label}), but the "
+                    f"prompt has {shortest} tokens, -{shortest} to -1. Choose one of these."
+                )
             counted = np.where(wanted < 0, layout.prompt_length + wanted, wanted)
             where = (layout.position == counted).any(axis=0)
     if intervention.skip_bos:
@@ -681,7 +735,7 @@ def _chosen(intervention: Intervention, layout: Layout, bos: int) -> NDArray[np.
     return where
 
 
-def _added(subject: Subject, what: int | Direction) -> Tensor:
+def added_vector(subject: Subject, what: int | Direction) -> Tensor:
     """Return what a strength is a multiple of: shape ``[d_out]``, float32, on the SAE's device.
 
     Raises
@@ -689,34 +743,47 @@ def _added(subject: Subject, what: int | Direction) -> Tensor:
     ExplorerError
         If a direction does not lie where the SAE writes, or cancels out.
     """
-    sae = subject.sae
     if not isinstance(what, Direction):
-        row: Tensor = sae.sae.W_dec[what].detach().float()
-        return row
-    found = []
-    for term in what.terms:
-        if term.vector is not None:
-            own = np.asarray(term.vector, np.float32)
-        elif term.weights == "encoder":
-            own = sae.encoder(term.feature or 0)
-        else:
-            own = sae.decoder(term.feature or 0)
-        width = sae.sae.W_dec.shape[1]
-        if own.shape != (width,):
-            raise ExplorerError(
-                f"{term.text} in the direction {what} has {own.size} numbers; {sae.sae_id} writes "
-                f"activations of {width}. Steer along vectors from where it writes."
-            )
-        found.append((term.weight, own))
+        return _decoder_rows(subject.sae.sae, [what])[0]
+    found = [(term.weight, _own_vector(subject, term).cpu().numpy()) for term in what.terms]
     check_sum(what, found)
     total = sum((w * v.astype(np.float64) for w, v in found), start=np.zeros(1))
-    return torch.from_numpy(np.asarray(total, np.float32)).to(sae.sae.W_dec.device)
+    return torch.from_numpy(np.asarray(total, np.float32)).to(subject.sae.sae.W_dec.device)
 
 
-def _decoded(sae: SAE[Any], features: int) -> Tensor:
-    """Return what each feature of a narrowed SAE adds at activation 1, shape ``[features, d_out]``."""
-    ones = torch.eye(features).to(sae.W_dec)
-    rows: Tensor = sae.decode(ones) - sae.decode(torch.zeros_like(ones))
+def _own_vector(subject: Subject, term: Term) -> Tensor:
+    """Return what one term of a direction adds at weight 1, shape ``[d_out]``, float32."""
+    sae = subject.sae
+    like = sae.sae.W_dec
+    own: Any = term.vector
+    if term.feature is not None:
+        sae.check_feature(term.feature)
+        if term.writes:
+            return _decoder_rows(sae.sae, [term.feature])[0]
+        own = sae.encoder(term.feature)
+    own = np.asarray(own, np.float32)
+    if own.shape != like.shape[1:]:
+        raise ExplorerError(
+            f"{term.text} in a direction has {own.size} numbers; {sae.sae_id} writes activations of "
+            f"{like.shape[1]}. Steer along vectors from where it writes."
+        )
+    return torch.from_numpy(own).to(like.device)
+
+
+def _decoder_rows(sae: SAE[Any], features: Sequence[int]) -> Tensor:
+    """Return what features add at activation 1, shape ``[features, d_out]``, float32.
+
+    Where an SAE multiplies its output by a norm of what it read, before that.
+    """
+    twin = encoding.narrowed(encoding.quiet(sae), features)
+    twin.run_time_activation_norm_fn_out = lambda out: out
+    # A difference of halves would not be the row.
+    twin._parameters = {  # noqa: SLF001
+        name: None if weights is None else torch.nn.Parameter(weights.float(), requires_grad=False)
+        for name, weights in twin._parameters.items()  # noqa: SLF001
+    }
+    ones = torch.eye(len(features)).to(twin.W_dec)
+    rows: Tensor = twin.decode(ones) - twin.decode(torch.zeros_like(ones))
     return rows.detach()
 
 
