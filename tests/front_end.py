@@ -148,6 +148,8 @@ class FrontEnd:
         if content["type"] == "reply":
             self.replies[content["rid"]] = content
             return
+        if content["type"] == "partial":
+            return  # what comes of it is in the trait of the analysis
         self.statuses.append(content["status"])
         if content["type"] != "append" or self.losing:
             return

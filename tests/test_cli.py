@@ -21,10 +21,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from sae_explorer import DefinitionTree, Subject, cli, grow_tree, logit_lens, rank_tokens
-from sae_explorer.analyses import ANALYSES
+from sae_explorer import (
+    Ablate,
+    Clamp,
+    DefinitionTree,
+    Steer,
+    Subject,
+    cli,
+    grow_tree,
+    logit_lens,
+    rank_tokens,
+)
+from sae_explorer.analyses import ANALYSES, steering
+from sae_explorer.analyses.closed_loop import close_loop
+from sae_explorer.analyses.dose_response import dose_response
+from sae_explorer.analyses.scale_sweep import sweep_scales
+from sae_explorer.analyses.steering import steer_text
+from sae_explorer.analyses.tree_difference import compare_trees
 from sae_explorer.cli import main
-from sae_explorer.request import schema
+from sae_explorer.request import plain, schema
 from zoo import build_model, build_sae, build_tokenizer
 
 if TYPE_CHECKING:
@@ -35,16 +50,25 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "tree": grow_tree,
     "tokens": rank_tokens,
     "lens": logit_lens,
+    "steering": steer_text,
+    "dose": dose_response,
+    "scales": sweep_scales,
+    "difference": compare_trees,
+    "loop": close_loop,
 }
-FORMATS = {
-    "tree": {"json": "to_json", "csv": "to_csv", "newick": "to_newick", "dot": "to_dot"},
-    "tokens": {"json": "to_json", "csv": "to_csv"},
-    "lens": {"json": "to_json", "csv": "to_csv"},
+TABLE = {"json": "to_json", "csv": "to_csv"}
+FORMATS = dict.fromkeys(FUNCTIONS, TABLE) | {
+    "tree": {**TABLE, "newick": "to_newick", "dot": "to_dot"},
 }
 SPECIMENS: dict[str, dict[str, Any]] = {
     "tree": TREE,
     "tokens": {"feature": 3, "limit": 7, "script": "Latin"},
     "lens": {"feature": 3, "limit": 4},
+    "steering": {"feature": 3, "strengths": (0.5, 2.0), "text": "the", "max_tokens": 4},
+    "dose": {"feature": 3, "doses": (-1.0, 0.0, 1.0), "text": "the", "dose_tokens": 3},
+    "scales": {"feature": 3, "grid": (1.0, 2.0, 3.0)},
+    "difference": {**TREE, "against": "weights=encoder"},
+    "loop": {**TREE, "definitions": 5, "random_trees": 2},
 }
 
 
@@ -73,7 +97,11 @@ def _interrupts_as_in_a_terminal() -> Iterator[None]:
 
 def flags(given: dict[str, Any]) -> list[str]:
     """Write options as flags."""
-    return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+
+    def text(value: Any) -> str:
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    return [f"--{name.replace('_', '-')}={text(value)}" for name, value in given.items()]
 
 
 def on(disk: Path) -> list[str]:
@@ -134,7 +162,7 @@ def test_without_a_format_a_person_can_read_it(
     assert main([name, *on(disk), *flags(SPECIMENS[name])]) == 0
     out, err = capsys.readouterr()
     expected = FUNCTIONS[name](subject, **SPECIMENS[name])
-    assert "feature 3" in out
+    assert ("weights decoder" if name == "difference" else "feature 3") in out
     assert len(out.splitlines()) > 4
     if name == "tree":
         for token in expected.tokens[1:4]:
@@ -269,6 +297,42 @@ def test_filters_of_tokens_reach_the_request(
     assert {name: request[name] for name in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--interventions", "clamp 5 8; ablate 9"], {"interventions": [Clamp(5, 8), Ablate(9)]}),
+        (
+            ["--interventions", "steer 5 0.5 residual_norm at=generated skip_bos"],
+            {"interventions": [Steer(5, 0.5, "residual_norm", at="generated", skip_bos=True)]},
+        ),
+        (["--direction", "3 - 0.5*5:decoder"], {"direction": "3 - 0.5*5:decoder"}),
+        (["--direction", "-3 + 5"], {"direction": "-3 + 5"}),
+        (["--strengths", "-1,2"], {"strengths": [-1.0, 2.0]}),
+        (["--at", "0,-1", "--no-skip-bos"], {"at": [0, -1], "skip_bos": False}),
+        (["--text", "I, too", "--temperature", "0.5"], {"text": "I, too", "temperature": 0.5}),
+    ],
+)
+def test_what_is_steered_reaches_the_request(
+    disk: Path, capsys: pytest.CaptureFixture[str], words: list[str], expected: dict[str, Any]
+) -> None:
+    source = [] if "--direction" in words else ["--feature=3"]
+    given = ["steering", *on(disk), *source, "--max-tokens=2", *words, "--json", "-"]
+    assert main(given) == 0
+    request = json.loads(capsys.readouterr().out)["request"]
+    expected = {name: plain(value) for name, value in expected.items()}
+    assert {name: request[name] for name in expected} == expected
+
+
+def test_lists_of_words_and_of_features_reach_the_request(
+    disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*flags(SPECIMENS["dose"]), "--watched", "5,7", "--targets", "Ġthe,Ġof"]
+    assert main(["dose", *on(disk), *words, "--json", "-"]) == 0
+    request = json.loads(capsys.readouterr().out)["request"]
+    assert request["watched"] == [5, 7]
+    assert request["targets"] == ["Ġthe", "Ġof"]
+
+
 @pytest.mark.parametrize("name", ANALYSES)
 def test_flags_are_the_options_of_python(name: str) -> None:
     known = {a.dest: a.option_strings for a in cli._analysis_parser(name)._actions}
@@ -297,7 +361,10 @@ def test_help_lists_every_option_with_its_help(
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["demo", "--help"]])
-def test_help_of_the_whole_works(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+def test_help_of_the_whole_works(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 0
@@ -349,7 +416,7 @@ def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], words: list
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["tree"], "Give one of feature, vector, token or embedding; none was given"),
+        (["tree"], "Give one of feature, direction, vector, token or embedding; none was given"),
         (["tree", "--feature", "three"], "feature is 'three'; it must be a whole number"),
         (["tree", "--feature=3", "--cutoff=0"], "cutoff is 0.0; it must be above 0, at most 1"),
         (["tree", "--feature=3", "--weights", "both"], "weights is 'both'"),
@@ -365,6 +432,10 @@ def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], words: list
         (["tree", "--feature=3", "--sae=x", "--model=y", "--release=z"], "goes without --release"),
         (["tree", "--feature=3", "--release=no-such"], "no release 'no-such'"),
         (["tree", "--feature=3", "--layer=7"], "gemma-2b-res-jb has no SAE at layer 7"),
+        (["tree", "--feature=3", "--interventions", "push 3"], "'push 3' is no intervention"),
+        (["tree", "--direction", "3 *"], "3 \\*"),
+        (["steering", "--feature=3", "--strengths", "a"], "strengths is 'a'; it must be numbers"),
+        (["steering", "--feature=3", "--action=clamp"], "Give --unit absolute or --unit max_activ"),
         (["tokens", "--feature=3", "--script=latin"], "script is 'latin'.* Did you mean 'Latin'"),
     ],
 )
@@ -438,6 +509,10 @@ def test_what_only_looks_like_an_option_in_an_error_stays_as_it_is() -> None:
     assert cli._in_flags("use device='cpu', dtype=\"bfloat16\"") == (
         "use --device cpu, --dtype bfloat16"
     )
+    assert cli._in_flags("give strengths=[0.5, 1.0], second=feature(17) or scale='auto'") == (
+        "give --strengths 0.5,1.0, --second 17 or --scale auto"
+    )
+    assert cli._in_flags("write 'steer 17 4 at=generated'") == "write 'steer 17 4 at=generated'"
 
 
 def test_a_full_disk_is_an_error_and_no_traceback(
@@ -535,10 +610,7 @@ def test_a_report_holds_what_the_commands_give(
     words = ["--feature=3", "--cutoff=0.01", "--max-depth=3", "--exponent=1.2", "--limit=7"]
     assert main(["report", *on(disk), *words, "--html", str(page)]) == 0
     assert capsys.readouterr().out == ""
-    (text,) = re.findall(
-        r'<script id="carried"[^>]*>(.*?)</script>', page.read_text("utf-8"), re.DOTALL
-    )
-    attached = attachments(json.loads(text))
+    attached = attached_to(page)
     tree = grow_tree(subject, feature=3, cutoff=0.01, max_depth=3)
     tokens = rank_tokens(subject, feature=3, exponent=1.2, limit=7)
     assert attached["tree.json"] == tree.to_json()
@@ -557,6 +629,67 @@ def attachments(document: Any) -> dict[str, str]:
     return {
         name: gzip.decompress(file["data"]).decode() for name, file in state["_attachments"].items()
     }
+
+
+def test_a_report_holds_the_analyses_that_it_is_to_hold(
+    disk: Path, subject: Subject, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "feature.html"
+    given = {**TREE, **SPECIMENS["steering"], **SPECIMENS["loop"]}
+    words = [*on(disk), *flags(given), "--with", "steering, loop", "--html", str(page)]
+    assert main(["report", *words]) == 0
+    lines = said(capsys.readouterr().err)
+    assert {"working on steering", "steering: done", "loop: done"} <= set(lines)
+    attached = attached_to(page)
+    assert attached["steering.json"] == steer_text(subject, **SPECIMENS["steering"]).to_json()
+    assert attached["loop.csv"] == close_loop(subject, **SPECIMENS["loop"]).to_csv()
+    assert "dose.json" not in attached
+
+
+def test_a_report_is_written_without_what_fails(
+    disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "feature.html"
+    words = [*on(disk), *flags(TREE), "--action=clamp", "--html", str(page)]
+    assert main(["report", *words, "--with=steering"]) == 1
+    lines = said(capsys.readouterr().err)
+    assert any("steering: " in line and "Give --unit absolute" in line for line in lines)
+    assert lines[-1] == f"wrote {page}"
+    assert "steering.json" not in attached_to(page)
+
+
+def test_a_report_is_written_of_what_an_interrupted_run_found(
+    disk: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = tmp_path / "feature.html"
+    run = steering.run
+
+    def waiting(*about: Any, cancel: Any, **options: Any) -> Any:
+        assert cancel.wait(60)
+        return run(*about, cancel=cancel, **options)
+
+    monkeypatch.setattr(steering, "run", waiting)
+    monkeypatch.setattr(cli, "_wait", lambda explorer, _title: explorer.wait() and 0)
+    words = [*on(disk), *flags(TREE), "--with=steering,dose"]
+    with interrupts_at({2}, monkeypatch):
+        assert main(["report", *words, "--html", str(page)]) == 130
+    lines = said(capsys.readouterr().err)
+    assert "steering: stopped before it was complete" in lines
+    assert lines[-1] == f"wrote {page}"
+    attached = attached_to(page)
+    assert json.loads(attached["steering.json"])["status"] == "partial"
+    assert "dose.json" not in attached
+
+
+def attached_to(page: Path) -> dict[str, str]:
+    """Return the files that a page carries."""
+    found = re.findall(
+        r'<script id="carried"[^>]*>(.*?)</script>', page.read_text("utf-8"), re.DOTALL
+    )
+    return attachments(json.loads(found[0]))
 
 
 def test_a_report_is_written_of_a_partial_tree(
@@ -582,6 +715,8 @@ def test_what_a_report_cannot_say_is_refused_before_anything_is_computed(
     first, last = said(capsys.readouterr().err)[0::3]
     assert "there is no folder" in first
     assert "There is no feature 99999" in last
+    assert main(["report", *on(disk), "--feature=3", "--with=steerin"]) == 1
+    assert "holds 'steerin'. Did you mean 'steering'" in said(capsys.readouterr().err)[-1]
 
 
 # --- The real command -----------------------------------------------------------------------------

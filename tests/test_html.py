@@ -8,6 +8,7 @@ import getpass
 import gzip
 import json
 import platform
+import re
 import socket
 import sys
 from functools import cache
@@ -18,6 +19,12 @@ from typing import Any
 import pytest
 
 from sae_explorer import DefinitionTree, ExplorerError, Subject, grow_tree, logit_lens, rank_tokens
+from sae_explorer.analyses.closed_loop import close_loop
+from sae_explorer.analyses.dose_response import dose_response
+from sae_explorer.analyses.scale_sweep import sweep_scales
+from sae_explorer.analyses.steering import steer_text
+from sae_explorer.analyses.tree_difference import compare_trees
+from sae_explorer.text import visible
 from sae_explorer.widget import html
 
 HOSTILE = ['</script><script>alert("x")</script>', "<!--<script>", "&lt;b&gt;", "\u202e'\"`", "\n"]
@@ -213,6 +220,64 @@ def test_summary_says_what_was_found() -> None:
     assert tree().hash[:16] in text
     assert tree().provenance.model["fingerprint"] in text
     assert Elements(fragment).attributes("div")["class"] == "sae-explorer-static"
+
+
+@cache
+def requested() -> dict[str, Any]:
+    """Return a small result of each analysis that runs on request."""
+    plain = {"feature": 302, "weights": "decoder", "centroid": True}
+    growing = {**plain, "cutoff": 1e-2, "max_depth": 6}
+    steered = {"feature": 302, "text": "It is a"}
+    return {
+        "steering": steer_text(subject(), **steered, strengths=(0.5,), max_tokens=5),
+        "dose": dose_response(
+            subject(), **steered, doses=(0.0, 1.0), dose_tokens=3, targets=(" fish",)
+        ),
+        "scales": sweep_scales(subject(), **plain, grid=(1.0, 3.0)),
+        "difference": compare_trees(subject(), **growing, against="weights=encoder"),
+        "loop": close_loop(subject(), **growing, definitions=8, random_trees=2),
+    }
+
+
+def test_summary_says_what_runs_on_request_have_found() -> None:
+    found = requested()
+    fragment = html.summary("Feature 302", "done", **found)
+    text = Elements(fragment).text
+    plain, steered = found["steering"].payload()["texts"]
+    for written, label in ((plain, "unsteered: "), (steered, "+0.5: ")):
+        own = zip(written["tokens"], written["generated"], strict=True)
+        assert label + "".join(visible(token) for token, generated in own if generated) in text
+    strong = "".join(re.findall(r"<strong>(.*?)</strong>", fragment))
+    for token, differs in zip(steered["tokens"], steered["differs"], strict=True):
+        assert not differs or visible(token) in strong
+    dose = found["dose"].payload()
+    for words in ("strength, residual norm", "P( fish)", "feature 302", f"{dose['kl'][1]:.3g}"):
+        assert words in text
+    assert f"The best scale is {found['scales'].best_scale:.3g}, " in text
+    for name in found["difference"].names:
+        assert f"P, {name}" in text
+    for change in found["difference"].definitions(10):
+        assert change.text in text
+    loop = found["loop"].payload()
+    words = f"AUROC {loop['score']:.2f} ({loop['low']:.2f} to {loop['high']:.2f} with 95 %)"
+    assert words in text
+    for result in found.values():
+        assert f": {result.request.label}" in text
+
+
+def test_summary_says_what_was_stopped() -> None:
+    stopped = dataclasses.replace(requested()["steering"], status="partial")
+    assert "feature 302, stopped before its end" in html.summary("", "", steering=stopped)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_of_steered_texts_stays_text(text: str) -> None:
+    steered = requested()["steering"]
+    hostile = dataclasses.replace(steered, token=[text] * len(steered.token))
+    fragment = html.summary("", "", steering=hostile)
+    known = {"div", "h3", "p", "strong", "span", "em", "bdi"}
+    assert {tag for tag, _ in Elements(fragment).tags} <= known
+    assert "\u202e" not in fragment
 
 
 def test_summary_of_nothing_is_its_heading_and_state() -> None:

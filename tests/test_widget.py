@@ -252,6 +252,19 @@ def test_streamed_rows_make_the_tree(
     explorer.close()
 
 
+def test_lift_is_measured_after_the_growth_and_told(
+    explore: Callable[..., FeatureExplorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_steps(monkeypatch)
+    explorer = explore(lift=2).wait()
+    told = [(s["text"], s["progress"]) for s in browser(explorer).statuses]
+    shares = [share for text, share in told if text == "measuring lift"]
+    assert shares
+    assert shares == sorted(shares)
+    assert explorer.tree.lift is not None
+    assert browser(explorer).state["_tree"]["lift"] is not None
+
+
 def test_rows_come_in_order_whatever_the_cutoff(
     explore: Callable[..., FeatureExplorer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -648,7 +661,7 @@ def test_a_long_tree_does_not_keep_the_tokens_of_another_explorer_waiting(
     ("name", "value", "words"),
     [
         ("scale", -1, "scale is -1"),
-        ("scale", "long", "a number"),
+        ("scale", "long", "auto"),
         ("scale", float("nan"), "scale is nan"),
         ("cutoff", 0, "above 0"),
         ("cutoff", None, "cutoff is None"),
@@ -1753,7 +1766,6 @@ def test_out_of_memory_is_known_however_a_device_says_it() -> None:
     [
         ("layr", "Did you mean 'layer'"),
         ("release", r"select\(sae_id="),
-        ("interventions", r"grow_tree\("),
     ],
 )
 def test_an_attribute_that_would_do_nothing_is_refused(

@@ -16,8 +16,8 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_explorer.analyses import ANALYSES
-from sae_explorer.errors import ExplorerError, PartialResultWarning
+from sae_explorer.analyses import ANALYSES, Progress
+from sae_explorer.errors import ExplorerError, PartialResultWarning, did_you_mean
 from sae_explorer.loading.registry import DEFAULT_RELEASE
 from sae_explorer.request import Request, from_text, schema
 from sae_explorer.results import FORMATS
@@ -49,6 +49,9 @@ _EXAMPLES = """examples:
   sae-explorer tokens --release gemma-2b-res-jb --layer 12 --feature 4021 --csv -
   sae-explorer report --release gemma-2b-res-jb --layer 12 --feature 4021 --html feature.html
   sae-explorer tree --model ./model --sae ./sae --feature 17 --cutoff 1e-4
+  sae-explorer tree --demo --feature 302 --interventions "clamp 17 8; ablate 9"
+  sae-explorer steering --demo --feature 302 --strengths 0.5,1 --text "This word means"
+  sae-explorer report --demo --feature 302 --with steering,dose,loop
 
 exit status: 0 done; 1 the request cannot be answered (one line on stderr says why); 2 wrong usage;
 130 interrupted: the first Ctrl-C ends the run, and what there is by then is printed and written."""
@@ -96,12 +99,18 @@ def _command(words: list[str]) -> int:
     return _demo(_demo_parser().parse_args(words[1:]))
 
 
-#: Options as messages write them: ``sae_id=``, ``allow_pickle=True``, ``device='cpu'``.
-_OPTION = re.compile(r"\b([a-z]+(?:_[a-z]+)*)=(True\b|'[^']*'|\"[^\"]*\"|[\w.+-]*\w)?")
+#: Options as messages write them: ``sae_id=``, ``allow_pickle=True``, ``device='cpu'``,
+#: ``strengths=[0.5, 1.0]``, ``second=feature(17)``.
+_OPTION = re.compile(
+    r"\b([a-z]+(?:_[a-z]+)*)="
+    r"(True\b|'[^']*'|\"[^\"]*\"|\[[\d., -]*\]|feature\(\d+\)|[\w.+-]*\w(?!\())?"
+)
 #: Those that messages name in this way and that are flags; the requests' own would take an import.
 _NAMED = (
     *("layer", "sae_id", "release", "model", "device", "dtype", "revision", *_SWITCHES),
-    *("feature", "vector", "token", "embedding", "ghost_token"),
+    *("feature", "direction", "vector", "token", "embedding", "ghost_token", "second"),
+    *("scale", "action", "unit", "strengths", "doses", "targets", "grid"),
+    *("against", "lift", "definitions", "random_trees", "template"),
 )
 
 
@@ -114,10 +123,24 @@ def _in_flags(message: str) -> str:
             return found[0]
         words = ["--" + name.replace("_", "-")]
         if value not in (None, "True"):
-            words.append(value.strip("'\""))
+            words.append(value.removeprefix("feature").strip("'\"[]()").replace(", ", ","))
         return " ".join(words)
 
     return _OPTION.sub(flag, message)
+
+
+#: Options that may be the path of an array.
+_ARRAYS = ("vector", "embedding")
+
+_METAVARS = {
+    "int": "N",
+    "float": "X",
+    "ints": "N,N,...",
+    "floats": "X,X,...",
+    "strs": "TEXT,TEXT,...",
+    "direction": "SUM",
+    "interventions": "CHANGE;CHANGE;...",
+}
 
 
 def _joined(words: list[str]) -> list[str]:
@@ -132,6 +155,14 @@ def _joined(words: list[str]) -> list[str]:
     return joined
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Gives the commands' names one column, whose indent argparse does not count."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = 4 + max(map(len, ANALYSES))
+
+
 def _top_parser() -> argparse.ArgumentParser:
     from importlib import metadata
 
@@ -139,7 +170,7 @@ def _top_parser() -> argparse.ArgumentParser:
         prog="sae-explorer",
         description="Find out what a feature of a sparse autoencoder means.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
     )
     version = f"sae-explorer {metadata.version('sae-explorer')}"
     parser.add_argument("--version", action="version", version=version)
@@ -191,6 +222,13 @@ def _report_parser() -> argparse.ArgumentParser:
 
     parser = _subject_parser("report", _REPORT_SUMMARY)
     _add_options(parser, OPTIONS.values())
+    requested = [name for name, analysis in ANALYSES.items() if analysis.on_request]
+    parser.add_argument(
+        "--with",
+        metavar="NAME,NAME,...",
+        default="",
+        help=f"analyses to run besides and show in the page: {', '.join(requested)}",
+    )
     parser.add_argument(
         "--html",
         metavar="PATH",
@@ -249,7 +287,7 @@ def _add_option(group: Any, entry: dict[str, Any]) -> None:
     """Add the flag of one option of a request, as its schema describes it."""
     flag = "--" + entry["name"].replace("_", "-")
     notes = [entry["range"]] if entry["range"] else []
-    if entry["kind"] == "floats":
+    if entry["name"] in _ARRAYS:
         notes.append("or the path of a .npy file")
     if entry["default"] not in (None, []):
         notes.append(f"default: {entry['default']}")
@@ -260,7 +298,7 @@ def _add_option(group: Any, entry: dict[str, Any]) -> None:
             flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
         )
         return
-    metavar = {"int": "N", "float": "X", "floats": "X,X,..."}.get(entry["kind"], "TEXT")
+    metavar = _METAVARS.get(entry["kind"], "TEXT")
     group.add_argument(flag, metavar=metavar, default=argparse.SUPPRESS, help=text)
 
 
@@ -349,29 +387,72 @@ def _report(given: argparse.Namespace) -> int:
         for name, value in _given_options(panel.request_class, given).items()
         if name in panel.takes
     }
+    wanted = _requested(vars(given)["with"])
     _check_paths({"html": given.html})
     with contextlib.redirect_stdout(sys.stderr):
         explorer = FeatureExplorer(subject=_subject(given), **options)
         status = _wait(explorer, "growing the tree")
+        for name in wanted:
+            if status != _INTERRUPTED:  # then it is written as it is
+                status = _run(explorer, name) or status
     _write(explorer.to_html, given.html)
     return status
 
 
+def _requested(text: str) -> list[str]:
+    """Return the analyses that a report is to hold besides."""
+    possible = [name for name, analysis in ANALYSES.items() if analysis.on_request]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in possible:
+            raise ExplorerError(
+                f"--with is {text!r}, which holds {name!r}.{did_you_mean(name, possible)} "
+                f"Possible: {', '.join(possible)}."
+            )
+    return names
+
+
+def _run(explorer: FeatureExplorer, name: str) -> int:
+    """Run an analysis of an explorer, showing how far it is; return the exit status."""
+
+    def state() -> Progress:
+        job = explorer.jobs[name]
+        return Progress(job.progress, job.text, lambda: None)
+
+    with _display(f"working on {name}") as show:
+        try:
+            explorer.run(name)
+            interrupted = _until_there(explorer, lambda: show(state()))
+        except ExplorerError as error:
+            # The page is written without it.
+            _say(_in_flags(f"{name}: {error}"))
+            return 1
+    _say(f"{name}: {explorer.jobs[name].text}")
+    return _INTERRUPTED if interrupted else 0
+
+
 def _wait(explorer: FeatureExplorer, title: str) -> int:
-    """Wait for an explorer, showing how far it is; return the exit status."""
-    cancel = threading.Event()
-    with _first_interrupt_sets(cancel), _display(title) as show:
+    """Wait for an explorer, showing how far its tree is; return the exit status."""
+    with _display(title) as show:
+        interrupted = _until_there(explorer, lambda: show(explorer.status))
+    status = explorer.status
+    _say(f"{status.text}: {status.nodes:,} nodes in {status.seconds:.1f} s")
+    return _INTERRUPTED if interrupted else 0
+
+
+def _until_there(explorer: FeatureExplorer, show: Callable[[], object]) -> bool:
+    """Wait for an explorer, ending its work at an interrupt; return whether there was one."""
+    stopped = threading.Event()
+    with _first_interrupt_sets(stopped):
         while True:
             try:
                 explorer.wait(timeout=0.1)
                 break
             except TimeoutError:
-                show(explorer.status)
-                if cancel.is_set():
+                show()
+                if stopped.is_set():
                     explorer.cancel()
-    status = explorer.status
-    _say(f"{status.text}: {status.nodes:,} nodes in {status.seconds:.1f} s")
-    return _INTERRUPTED if cancel.is_set() else 0
+    return stopped.is_set()
 
 
 def _open(page: Path) -> None:
@@ -407,7 +488,7 @@ def _given_options(request_class: type[Request], given: argparse.Namespace) -> d
         if not hasattr(given, name):
             continue
         value = getattr(given, name)
-        if entry["kind"] == "floats" and value.endswith(".npy"):
+        if name in _ARRAYS and value.endswith(".npy"):
             value = _array(name, value)
         elif isinstance(value, str):
             value = from_text(request_class, name, value)
@@ -486,7 +567,7 @@ def _with_progress(run: Any, subject: Subject, request: Any) -> tuple[Any, int]:
     cancel = threading.Event()
     with _first_interrupt_sets(cancel), _display(f"working on {request.label}") as show:
         result = run(subject, request, progress=show, cancel=cancel)
-    partial = getattr(result, "partial", False)
+    partial = getattr(result, "status", "complete") == "partial"
     if partial and threading.current_thread() is threading.main_thread():
         # A second, nervous Ctrl-C must not lose what the first one kept. Restored by main.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -499,10 +580,14 @@ def _with_progress(run: Any, subject: Subject, request: Any) -> tuple[Any, int]:
 
 @contextlib.contextmanager
 def _display(title: str) -> Iterator[Any]:
-    """Give a function that shows how far a tree has grown."""
+    """Give a function that shows how far a tree has grown, or another analysis has come."""
     with _line(title) as say:
 
         def show(progress: Any) -> None:
+            if isinstance(progress, Progress):
+                share = "" if progress.share is None else f", {progress.share:.0%}"
+                say(f"{title}: {progress.text}{share}")
+                return
             rate = progress.nodes / max(progress.seconds, 1e-9)
             say(f"{progress.nodes:,} nodes, {rate:,.0f}/s, complete above {progress.threshold:.1e}")
 

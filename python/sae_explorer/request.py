@@ -62,9 +62,10 @@ class Option:
             f"above {self.above:g}" if self.above is not None else "",
             f"at least {self.minimum:g}" if self.minimum is not None else "",
             f"at most {self.maximum:g}" if self.maximum is not None else "",
-            "one of " + ", ".join(map(repr, self.choices)) if self.choices else "",
         ]
-        return ", ".join(part for part in parts if part)
+        numbers = ", ".join(part for part in parts if part)
+        words = ("" if len(self.choices) == 1 else "one of ") + ", ".join(map(repr, self.choices))
+        return " or ".join(part for part in (numbers, words) if part)
 
     def check(self, name: str, value: object) -> None:
         """Raise :class:`ExplorerError` when ``value`` is out of range."""
@@ -100,12 +101,8 @@ class Request:
     group: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        kinds = _field_types(type(self))
-        for name, entry in options(type(self)).items():
-            value = _coerce(name, getattr(self, name), kinds[name])
-            if value is not None:
-                entry.check(name, value)
-            object.__setattr__(self, name, value)
+        for name in options(type(self)):
+            object.__setattr__(self, name, checked(type(self), name, getattr(self, name)))
 
     @classmethod
     def from_options(cls, given: Mapping[str, Any]) -> Self:
@@ -156,6 +153,20 @@ def options(request: type[Request]) -> dict[str, Option]:
         for f in dataclasses.fields(request)
         if _METADATA_KEY in f.metadata
     }
+
+
+def checked(request: type[Request], name: str, value: Any) -> Any:
+    """Return the value of one option as a request holds it, whatever the others are.
+
+    Raises
+    ------
+    ExplorerError
+        If it has the wrong type or is out of range.
+    """
+    value = _coerce(name, value, _field_types(request)[name])
+    if value is not None:
+        options(request)[name].check(name, value)
+    return value
 
 
 def from_text(request: type[Request], name: str, text: str) -> Any:

@@ -105,8 +105,8 @@ def interventions(rounds: int, chosen: Sequence[Case]) -> None:
         each = [s / int(grown[kind].expanded.sum()) for kind, s in zip(kinds, seconds, strict=True)]
         for kind, cost in zip(kinds, each, strict=True):
             run = int(grown[kind].expanded.sum())
-            table.add_row(name, kind, f"{run:,}", f"{1e3 * cost:.2f}", f"{cost / each[0]:.2f}")
-            name = ""
+            shown = name if kind == "none" else ""
+            table.add_row(shown, kind, f"{run:,}", f"{1e3 * cost:.2f}", f"{cost / each[0]:.2f}")
     console.print(table)
 
 
@@ -117,18 +117,14 @@ def lift(rounds: int, chosen: Sequence[Case]) -> None:
         table.add_column(name, justify="left" if name == "subject" else "right")
     for name, subject, options in chosen[:2]:
         request = TreeRequest.from_options(options)
+        limits = {k: options[k] for k in ("cutoff", "max_nodes", "ghost_token") if k in options}
         others = [
-            {**options, "feature": None, "embedding": vector}
+            {**limits, "embedding": vector}
             for vector in random_vectors(subject, request, 8, seed=0)
         ]
 
-        def nine(of: Subject = subject, each: list[Any] = [options, *others]) -> None:  # noqa: B006
+        def nine(of: Subject = subject, each: Sequence[Any] = (options, *others)) -> None:
             for given in each:
-                given = {key: value for key, value in given.items() if value is not None}
-                if "embedding" in given:
-                    given = {
-                        k: v for k, v in given.items() if k not in ("weights", "scale", "centroid")
-                    }
                 grow_tree(of, **given)
 
         def lifted(of: Subject = subject, given: dict[str, Any] = options) -> DefinitionTree:

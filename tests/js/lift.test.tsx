@@ -1,5 +1,4 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { lookOf } from "../../js/src/state/look.ts";
 import { show, TreeData } from "../../js/src/state/tree.ts";
 import { svgOf } from "../../js/src/ui/picture.ts";
 import { choose } from "./explorer.tsx";
@@ -80,7 +79,7 @@ describe("a tree with lift", () => {
   });
 
   test("hides what has less, but not what leads to more", async () => {
-    const { leastLift } = lookOf(own.explorer.local);
+    const { leastLift } = own.explorer.local;
     await own.do(() => {
       leastLift.value = 2;
     });

@@ -5,7 +5,7 @@ import { DONE, HOSTILE, SCALES } from "./findings.ts";
 import { ROOT, treePayload } from "./model.ts";
 
 const open = (more: Record<string, unknown> = {}) =>
-  show({ _scales: SCALES, _jobs: { scales: DONE }, ...more });
+  show({ _scales: SCALES, _jobs: { scales: DONE }, _values: { ...VALUES, scale: 1 }, ...more });
 
 let shown: Shown;
 beforeEach(() => vi.useFakeTimers());

@@ -2,7 +2,6 @@
 import { useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
-import { lookOf } from "../state/look.ts";
 import type { LoopPayload } from "../state/protocol.ts";
 import { visible } from "../text.ts";
 import { ControlGroup } from "../ui/controls.tsx";
@@ -184,7 +183,7 @@ function median(values: number[]): number {
 function ColourButton() {
   const explorer = useExplorer();
   const { local, synced } = explorer;
-  const { colour } = lookOf(local);
+  const { colour } = local;
   const tree = synced.tree.value;
   const there = tree !== null && measuresOf(tree, explorer).activation !== null;
   return (

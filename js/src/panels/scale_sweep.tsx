@@ -37,7 +37,10 @@ const MEASURES = [
 function Scales({ payload }: { payload: ScalesPayload }) {
   const { synced } = useExplorer();
   const pointed = useSignal<number | null>(null);
-  const { scale, best, shown, answers } = payload;
+  const { scale, best, answers } = payload;
+  const set = synced.values.value.scale ?? synced.subject.value?.effective.scale;
+  // The tree's own scale is "auto" where the sweep's best one is.
+  const shown = typeof set === "number" ? set : set === "auto" ? scale[best] : payload.shown;
   const live = synced.contact.value === "live";
   // Another sweep may have fewer points.
   const at = Math.min(pointed.value ?? best, scale.length - 1);

@@ -2,7 +2,6 @@
 import type { ComponentChildren } from "preact";
 import { useMemo, useRef } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
-import { lookOf } from "../state/look.ts";
 import type { TreeData } from "../state/tree.ts";
 import { visible } from "../text.ts";
 import { Diagram, type DiagramTools } from "../ui/diagram.tsx";
@@ -52,7 +51,7 @@ function Loading() {
 function Tree({ tree }: { tree: TreeData }) {
   const explorer = useExplorer();
   const { local, synced } = explorer;
-  const { colour, byLift, leastLift } = lookOf(local);
+  const { colour, byLift, leastLift } = local;
   const reading = useMemo(
     () => readingOf(tree, explorer),
     [

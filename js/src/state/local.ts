@@ -1,6 +1,10 @@
 // LOCAL to one view: what this reader looks at. Nothing of it is sent to the kernel.
 import { type Signal, signal } from "@preact/signals";
 
+/** What the colours of nodes can say. */
+export const COLOURS = ["probability", "lift", "activation"] as const;
+export type Colour = (typeof COLOURS)[number];
+
 export interface Local {
   /** Which panel is in sight in the middle, and which at the side, by name. */
   panel: Record<"main" | "side", Signal<string>>;
@@ -18,6 +22,12 @@ export interface Local {
   quiet: Signal<boolean>;
   /** What is searched for in the tree. */
   query: Signal<string>;
+  /** What the colours of nodes say, where the tree has it. */
+  colour: Signal<Colour>;
+  /** Siblings in the order of lift instead of probability. */
+  byLift: Signal<boolean>;
+  /** Hide nodes of less lift, unless something below them has more; null: hide none. */
+  leastLift: Signal<number | null>;
 }
 
 export function local(): Local {
@@ -30,5 +40,8 @@ export function local(): Local {
     trim: signal(0),
     quiet: signal(false),
     query: signal(""),
+    colour: signal<Colour>("probability"),
+    byLift: signal(false),
+    leastLift: signal<number | null>(null),
   };
 }

@@ -260,6 +260,9 @@ export interface DifferencePayload extends TreePayload {
   two: Column;
   names: [string, string];
   counts: { both: number; one: number; two: number };
+  /** P of a node in the tree that lacks it, where it was scored; NaN where it is not known. */
+  exact_one?: Column;
+  exact_two?: Column;
 }
 
 export interface LoopPayload extends RequestedPayload {

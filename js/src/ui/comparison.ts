@@ -6,9 +6,6 @@ import { visible } from "../text.ts";
 import { percent } from "./format.ts";
 import { type Reading, shareOf } from "./reading.ts";
 
-/** With the probability of each node in either tree, also where it fell below the cutoff. */
-type Scored = DifferencePayload & { exact_one?: Column; exact_two?: Column };
-
 /** What became of a node from the first tree, A, to the second, B. */
 export const FATES = ["gains", "loses", "only in A", "only in B", "alike"] as const;
 export type Fate = (typeof FATES)[number];
@@ -43,7 +40,7 @@ export interface Comparison {
   sides: [Side, Side];
 }
 
-export function compared(payload: Scored): Comparison {
+export function compared(payload: DifferencePayload): Comparison {
   const tree = TreeData.from(payload as TreePayload);
   const one = sideOf("A", payload.one, payload.exact_one);
   const two = sideOf("B", payload.two, payload.exact_two);

@@ -1,7 +1,7 @@
 // What a tree says beyond its probabilities: lift (row N2), and activations of the closed loop (N4).
 import { useSignal } from "@preact/signals";
 import { useExplorer } from "../state/context.ts";
-import { COLOURS, type Colour, lookOf } from "../state/look.ts";
+import { COLOURS, type Colour } from "../state/local.ts";
 import type { TreeData } from "../state/tree.ts";
 import { useUnique } from "./controls.tsx";
 import { plain } from "./format.ts";
@@ -21,7 +21,7 @@ const WHERE: Record<Colour, string> = {
 
 export function LookTools({ tree, reading }: { tree: TreeData; reading: Reading }) {
   const explorer = useExplorer();
-  const { colour, byLift, leastLift } = lookOf(explorer.local);
+  const { colour, byLift, leastLift } = explorer.local;
   const explained = useSignal(false);
   const help = useUnique();
   const measures = measuresOf(tree, explorer);

@@ -1,7 +1,7 @@
 // What is read off the nodes of a tree: figures, colours, order.
 import { numbers } from "../state/columns.ts";
 import type { Explorer } from "../state/context.ts";
-import { type Colour, lookOf } from "../state/look.ts";
+import type { Colour } from "../state/local.ts";
 import type { LoopPayload } from "../state/protocol.ts";
 import type { Choice, TreeData } from "../state/tree.ts";
 import { decimals, percent } from "./format.ts";
@@ -58,7 +58,7 @@ export function colourOf(chosen: Colour, measures: Measures): Colour {
 
 /** How the reader has chosen to read the definition tree. */
 export function readingOf(tree: TreeData, explorer: Explorer): Reading {
-  const look = lookOf(explorer.local);
+  const look = explorer.local;
   const measures = measuresOf(tree, explorer);
   const { lift, activation } = measures;
   const figures = [...probabilities(tree)];

@@ -116,7 +116,7 @@ ANALYSES = {
         "closed_loop",
         "LoopRequest",
         "ClosedLoop",
-        "run a tree's definitions as text and see if they activate the feature",
+        "run a tree's definitions as text, measure the feature",
         on_request=True,
         uses_tree=True,
     ),

@@ -217,7 +217,8 @@ class TreeDifference(Result):
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=f"From {self.names[0]} to {self.names[1]}")
+        about, (one, two) = self.request.label, self.names
+        table = Table(title=f"{about}: from {one} to {two}")
         table.add_column("definition")
         table.add_column("")
         for name in self.names:
@@ -235,7 +236,7 @@ class TreeDifference(Result):
         """What each tree is, in the words by which they differ."""
         one, two = self.union.request, self.other
         differ = [n for n in options(TreeRequest) if getattr(one, n) != getattr(two, n)]
-        parts = [name for name in differ if name not in SOURCES]
+        parts = [name for name in differ if name not in (*SOURCES, "lift", "lift_seed")]
         told = (_told(one, parts), _told(two, parts))
         if any(name in SOURCES for name in differ):
             sources = (DirectionRequest.label.fget(r) for r in (one, two))  # type: ignore[attr-defined]

@@ -19,28 +19,42 @@ import traitlets
 from sae_explorer.analyses import ANALYSES
 from sae_explorer.errors import ExplorerError, did_you_mean
 from sae_explorer.loading.registry import DEFAULT_RELEASE
+from sae_explorer.model.ghost import SOURCES
+from sae_explorer.request import plain
 from sae_explorer.results import write_text
 from sae_explorer.subject import Subject
 from sae_explorer.widget import html
-from sae_explorer.widget.panels import OPTIONS, SOURCES, Content, Status, files_of
+from sae_explorer.widget.panels import (
+    OPTIONS,
+    Content,
+    JobState,
+    Status,
+    files_of,
+    in_words,
+)
 from sae_explorer.widget.protocol import describe, parted
-from sae_explorer.widget.session import Session, in_words
+from sae_explorer.widget.session import Session
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Generator, Mapping, Sequence
 
+    from sae_explorer.analyses.closed_loop import ClosedLoop
     from sae_explorer.analyses.definition_tree import DefinitionTree
+    from sae_explorer.analyses.dose_response import DoseResponse
     from sae_explorer.analyses.logit_lens import LogitLens
+    from sae_explorer.analyses.scale_sweep import ScaleSweep
+    from sae_explorer.analyses.steering import SteeredTexts
     from sae_explorer.analyses.tokens import TokenRanking
+    from sae_explorer.analyses.tree_difference import TreeDifference
     from sae_explorer.loading.downloads import Tell
     from sae_explorer.loading.registry import Entry
+    from sae_explorer.model.direction import Direction
 
 _REPORT = "report.html"
 #: What is no option of an explorer, though it is one of a function, and how it is done.
 _ELSEWHERE = {
     "release": " Choose by explorer.select(sae_id=..., release=...).",
-    "interventions": " Grow such a tree by grow_tree(explorer.subject, interventions=...).",
 }
 
 
@@ -77,7 +91,7 @@ def _members() -> dict[str, Any]:
 
 def _result(name: str) -> property:
     return property(
-        lambda self: self._session.panels[name].result,
+        lambda self: self._session.result(name),
         doc=f"What is shown by {name!r}: {ANALYSES[name].summary}; None where there is none yet.",
     )
 
@@ -93,13 +107,14 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
     It appears at once, loads the model and grows the tree beside the kernel's own work. Every
     option of :func:`~sae_explorer.grow_tree` and :func:`~sae_explorer.rank_tokens` is a trait, such
     as ``explorer.scale``: setting it checks it, raises an :class:`ExplorerError` if it cannot be,
-    and brings the view up to date.
+    and brings the view up to date. So are the options of the analyses that take longer, which
+    :meth:`run` starts: steered texts, dose-response, scales, tree difference and closed loop.
 
     Parameters
     ----------
     feature
-        Index of the feature (latent) to look at first; 0 unless another source is given
-        (``vector=``, ``token=``, ``embedding=``).
+        Index of the feature (latent) to look at first, or a sum of features; 0 unless another
+        source is given (``direction=``, ``vector=``, ``token=``, ``embedding=``).
     subject
         The model and its SAEs. None loads them from SAELens' registry.
     layer, sae_id
@@ -113,7 +128,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
     model_kwargs
         More options of the model, passed on to ``AutoModelForCausalLM.from_pretrained``.
     **options
-        Options of the tree and of the token ranking, such as ``scale=2.5``.
+        Options of the analyses, such as ``scale=2.5`` or ``interventions=[Clamp(17, 8.0)]``.
 
     Raises
     ------
@@ -126,12 +141,18 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
     >>> FeatureExplorer(layer=12, feature=4021)  # doctest: +SKIP
     >>> explorer = FeatureExplorer(subject=subject, feature=17)  # doctest: +SKIP
     >>> explorer.wait().tree.definitions(5)  # doctest: +SKIP
+    >>> explorer.run("steering", strengths=(0.5, 1.0)).wait().steering.texts  # doctest: +SKIP
     """
 
     if TYPE_CHECKING:
         tree: DefinitionTree | None
         tokens: TokenRanking | None
         lens: LogitLens | None
+        steering: SteeredTexts | None
+        dose: DoseResponse | None
+        scales: ScaleSweep | None
+        difference: TreeDifference | None
+        loop: ClosedLoop | None
 
     _esm: ClassVar[str] = html.asset("widget.js")
     _css: ClassVar[str] = html.asset("widget.css")
@@ -140,11 +161,12 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
     _controls: Any = traitlets.List().tag(sync=True)
     _values = traitlets.Dict().tag(sync=True)
     _status = traitlets.Dict().tag(sync=True)
+    _jobs = traitlets.Dict().tag(sync=True)
     _files: Any = traitlets.List().tag(sync=True)
 
     def __init__(
         self,
-        feature: int | None = None,
+        feature: int | Direction | None = None,
         *,
         subject: Subject | None = None,
         layer: int | None = None,
@@ -257,6 +279,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         initial = _as_json(self._session.initial())
         self._controls = [{**OPTIONS[name], "default": value} for name, value in initial.items()]
         self._store(self._session.values)
+        self.show_jobs(self._session.requested.states)
         self.on_msg(self._hear)
         self._session.start()
 
@@ -271,6 +294,11 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
     def status(self) -> Status:
         """What the explorer is doing, with the figures that the header shows."""
         return self._session.status
+
+    @property
+    def jobs(self) -> dict[str, JobState]:
+        """How the analyses stand that :meth:`run` starts, by name."""
+        return self._session.requested.states
 
     def update(self, /, **changes: Any) -> None:
         """Set several options at once, such as ``explorer.update(scale=2.5, centroid=True)``.
@@ -335,9 +363,47 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         """Set all options but the feature back to what the explorer was made with."""
         self.update(**self._session.initial())
 
-    def cancel(self) -> None:
-        """Stop what is going on within one step; what has grown stays, marked partial."""
-        self._session.cancel()
+    def run(self, panel: str, /, **options: Any) -> FeatureExplorer:
+        """Start an analysis that runs on request, and return at once.
+
+        Parameters
+        ----------
+        panel
+            ``"steering"``, ``"dose"``, ``"scales"``, ``"difference"`` or ``"loop"``. Its result is
+            the explorer's attribute of that name once :meth:`wait` returns. A run of it with other
+            options is broken off.
+        **options
+            Options to set before, as by :meth:`update`.
+
+        Returns
+        -------
+        FeatureExplorer
+            The explorer itself: ``explorer.run("steering", text="I went to").wait().steering``.
+
+        Raises
+        ------
+        ExplorerError
+            If there is no such analysis, or it cannot be asked with these options. What goes wrong
+            while it runs is shown in its panel, and raised by :meth:`wait`.
+        """
+        if panel not in self._session.requested.names:
+            self._session.requested.run(panel)  # which says what there is
+        if options:
+            self.update(**options)
+        self._session.requested.run(panel)
+        return self
+
+    def cancel(self, panel: str | None = None) -> None:
+        """Stop what is going on within one step; what there is stays, marked partial.
+
+        Parameters
+        ----------
+        panel
+            Only this analysis of those that :meth:`run` starts; None stops everything.
+        """
+        if panel is None:
+            self._session.cancel()
+        self._session.requested.cancel(panel)
 
     def resume(self) -> None:
         """Grow a partial tree on from where it was stopped.
@@ -369,7 +435,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         Raises
         ------
         ExplorerError
-            What the widget shows as its error.
+            What the widget shows as its error, or what ended a run since the last time.
         TimeoutError
             If it takes longer than ``timeout``; the work goes on.
         KeyboardInterrupt
@@ -380,7 +446,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         try:
             while self._session.busy:
                 if end is not None and time.monotonic() > end:
-                    raise TimeoutError(f"The explorer is still {self.status.text}.")
+                    raise TimeoutError(f"The explorer is still {self._session.doing}.")
                 time.sleep(0.02)
         except KeyboardInterrupt:
             self.cancel()
@@ -409,6 +475,9 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         self._publish(self.send_state, "_status")
         if self.status.error is not None:
             raise ExplorerError(self.status.error)
+        failure = self._session.requested.failure()
+        if failure is not None:
+            raise ExplorerError(failure)
         return self
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
@@ -428,6 +497,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
             state["_tree"] |= {"run": content.status.run, "settled": content.status.nodes}
         state["_values"] = _as_json(content.values)
         state["_status"] = content.status.to_dict()
+        state["_jobs"] = {name: job.to_dict() for name, job in content.jobs.items()}
         text = html.page(
             state,
             title=self._title(content),
@@ -520,6 +590,16 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         """See :class:`View`."""
         self._publish(self.set_trait, f"_{name}", payload)
 
+    def show_jobs(self, jobs: Mapping[str, JobState]) -> None:
+        """See :class:`View`."""
+        now = {name: job.to_dict() for name, job in jobs.items()}
+        self._publish(self.set_trait, "_jobs", now)
+
+    def show_partial(self, name: str, payload: dict[str, Any]) -> None:
+        """See :class:`View`."""
+        message = {"type": "partial", "panel": name, "payload": payload}
+        self._publish(self._send_message, message)
+
     def show_growth(self, rows: dict[str, Any] | None, status: Status) -> None:
         """See :class:`View`."""
         message: dict[str, Any] = {"type": "status", "status": status.to_dict()}
@@ -556,12 +636,16 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
                 self.select(sae_id=sae_id, release=release)
             case {"type": "reset"}:
                 self.reset()
+            case {"type": "run", "panel": str(panel)}:
+                self._session.requested.start(panel)
             case {"type": "run"}:
                 self.retry()
             case {"type": "resume"}:
                 self.resume()
+            case {"type": "cancel", "panel": str(panel)}:
+                self.cancel(panel)
             case {"type": "cancel"}:
-                self.cancel()
+                self._session.cancel()
             case {"type": "export", "file": str(file)}:
                 return {"file": self._exported(file)}
             case _:
@@ -588,7 +672,9 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         where = "" if on is None else on.model_id
         if on is not None and on.saes:
             where = f"{on.sae.sae_id} of {where}"
-        return content.label.capitalize() + (f" of {where}" if where else "")
+        # No more than the first letter: the rest may be names.
+        about = content.label[:1].upper() + content.label[1:]
+        return about + (f" of {where}" if where else "")
 
     def _static_summary(self, content: Content) -> str:
         return html.summary(self._title(content), content.status.text, **content.results)
@@ -603,7 +689,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
 
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    return {name: plain(value) for name, value in values.items()}
 
 
 def _pretrained(

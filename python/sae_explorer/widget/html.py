@@ -17,11 +17,16 @@ from sae_explorer.text import visible, visible_token
 from sae_explorer.widget.protocol import parted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from sae_explorer.analyses.closed_loop import ClosedLoop
     from sae_explorer.analyses.definition_tree import DefinitionTree
+    from sae_explorer.analyses.dose_response import DoseResponse
     from sae_explorer.analyses.logit_lens import LogitLens
+    from sae_explorer.analyses.scale_sweep import ScaleSweep
+    from sae_explorer.analyses.steering import SteeredTexts
     from sae_explorer.analyses.tokens import TokenRanking
+    from sae_explorer.analyses.tree_difference import TreeDifference
     from sae_explorer.results import Result
 
 #: The page may run what it carries, and reach nobody.
@@ -51,6 +56,7 @@ _SMALL_STYLE = "margin:.4em 0;font-size:.85em;opacity:.8"
 _DEFINITIONS = 10
 _TOKENS = 20
 _LENS = 10
+_CHANGES = 10
 
 
 class _Markup(str):
@@ -167,6 +173,11 @@ def summary(
     tree: DefinitionTree | None = None,
     tokens: TokenRanking | None = None,
     lens: LogitLens | None = None,
+    steering: SteeredTexts | None = None,
+    dose: DoseResponse | None = None,
+    scales: ScaleSweep | None = None,
+    difference: TreeDifference | None = None,
+    loop: ClosedLoop | None = None,
 ) -> str:
     """Return what was found as static HTML, for places where scripts or styles do not work.
 
@@ -176,7 +187,7 @@ def summary(
         What was explored: feature, SAE, layer, model.
     state
         How far it is, in one line.
-    tree, tokens, lens
+    tree, tokens, lens, steering, dose, scales, difference, loop
         The results there are.
     """
     parts = [
@@ -191,7 +202,22 @@ def summary(
         # The first block: the top of the normalised reading.
         first = [lens.token[row] for row in range(len(lens)) if lens.side[row] == "top"][:_LENS]
         parts.append(_token_list("Logit lens, top", first))
-    source = tree or tokens or lens
+    requested: tuple[tuple[Any, str, Callable[[Any], list[_Markup]]], ...] = (
+        (steering, "Steered texts", _steered_texts),
+        (dose, "Dose-response", _doses),
+        (scales, "Scales", _best_scale),
+        (difference, "Difference", _changes),
+        (loop, "Closed loop", _score),
+    )
+    for result, name, described in requested:
+        if result is not None:
+            # It may be about other options than the tree: what it is about stands beside it.
+            partial = ", stopped before its end" if result.status == "partial" else ""
+            about = visible(f": {result.request.label}{partial}")
+            parts.append(_tag("p", _tag("strong", name), about, style=_PARAGRAPH_STYLE))
+            parts += described(result)
+    results = (tree, tokens, lens, *(result for result, *_ in requested))
+    source = next((result for result in results if result is not None), None)
     if source is not None:
         parts.append(_tag("p", _provenance(source), style=_SMALL_STYLE))
     return _tag("div", *parts, class_=_STATIC_CLASS, style=_SUMMARY_STYLE)
@@ -205,21 +231,91 @@ def _definitions(tree: DefinitionTree) -> _Markup:
             f"No answer is as probable as the cutoff, {tree.request.cutoff:g}.",
             style=_PARAGRAPH_STYLE,
         )
-    rows = [
-        _tag(
-            "tr",
-            # Isolated, so that text from right to left does not reorder what is around it.
-            _tag("td", _tag("bdi", visible(d.text)), style=_LEFT_STYLE),
-            _tag("td", percent(d.probability), style=_RIGHT_STYLE),
-        )
-        for d in found
-    ]
-    head = _tag(
-        "tr",
-        _tag("th", "Most probable definitions", scope="col", style=_LEFT_STYLE),
-        _tag("th", "P", scope="col", style=_RIGHT_STYLE),
+    return _table(
+        ("Most probable definitions", "P"), [(d.text, percent(d.probability)) for d in found]
     )
-    return _tag("table", _tag("thead", head), _tag("tbody", *rows), style=_TABLE_STYLE)
+
+
+def _table(names: Sequence[str], rows: Iterable[Sequence[str | _Markup]]) -> _Markup:
+    """Return a table whose first column holds any text, and the others numbers."""
+    styles = [_LEFT_STYLE, *[_RIGHT_STYLE] * (len(names) - 1)]
+    head = [
+        _tag("th", visible(name), scope="col", style=style)
+        for name, style in zip(names, styles, strict=True)
+    ]
+    body = [
+        _tag("tr", *(_tag("td", _cell(c), style=s) for c, s in zip(row, styles, strict=True)))
+        for row in rows
+    ]
+    return _tag("table", _tag("thead", _tag("tr", *head)), _tag("tbody", *body), style=_TABLE_STYLE)
+
+
+def _cell(content: str | _Markup) -> _Markup:
+    """Return text isolated, so that what is written from right to left reorders nothing around it."""
+    return content if isinstance(content, _Markup) else _tag("bdi", visible(content))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _steered_texts(steering: SteeredTexts) -> list[_Markup]:
+    """Return the steered texts below the unsteered one; what it has not is strong."""
+    shown = []
+    for text in steering.payload()["texts"]:
+        tokens = zip(text["tokens"], text["generated"], text["differs"], strict=True)
+        parts = [
+            _tag("strong" if differs else "span", visible(token))
+            for token, generated, differs in tokens
+            if generated
+        ]
+        style = f"{_PARAGRAPH_STYLE};white-space:pre-wrap"
+        shown.append(_tag("p", _tag("em", text["label"]), ": ", _tag("bdi", *parts), style=style))
+    return shown
+
+
+def _doses(dose: DoseResponse) -> list[_Markup]:
+    """Return the dose-response as a small table."""
+    payload = dose.payload()
+    columns = {
+        f"strength, {payload['unit'].replace('_', ' ')}": payload["strength"],
+        "KL": payload["kl"],
+        "entropy": payload["entropy"],
+        "perplexity": payload["perplexity"],
+        **{f"P({target['token']})": target["probability"] for target in payload["targets"]},
+        **{f"feature {own['feature']}": own["activation"] for own in payload["activations"]},
+    }
+    rows = zip(*(map(_number, column) for column in columns.values()), strict=True)
+    return [_table(tuple(columns), rows)]
+
+
+def _best_scale(scales: ScaleSweep) -> list[_Markup]:
+    answer = _tag("bdi", visible(scales.answers[scales.best]))
+    text = f"The best scale is {scales.best_scale:.3g}, where the model answers: "
+    return [_tag("p", text, answer, style=_PARAGRAPH_STYLE)]
+
+
+def _changes(difference: TreeDifference) -> list[_Markup]:
+    """Return the definitions that change most from one tree to the other."""
+    rows = [
+        (found.text, *(_percent(p) for p in (found.probability_one, found.probability_two)))
+        for found in difference.definitions(_CHANGES)
+    ]
+    return [_table(("Most changed definitions", *(f"P, {n}" for n in difference.names)), rows)]
+
+
+def _percent(probability: float | None) -> str:
+    return "" if probability is None else percent(probability)
+
+
+def _score(loop: ClosedLoop) -> list[_Markup]:
+    payload = loop.payload()
+    if payload["score"] is None:
+        return [_tag("p", "There is no score.", style=_PARAGRAPH_STYLE)]
+    text = f"Definitions against those of random directions: AUROC {payload['score']:.2f}"
+    if payload["low"] is not None:
+        text += f" ({payload['low']:.2f} to {payload['high']:.2f} with 95 %)"
+    return [_tag("p", f"{text}.", style=_PARAGRAPH_STYLE)]
 
 
 def _token_list(name: str, texts: Sequence[str]) -> _Markup:

@@ -4,6 +4,10 @@ The kernel alone writes the synced traits. The browser sends messages, each with
 (``rid``) that comes back in the reply. Rows of a growing result go out in ``append`` messages about
 ten a second: they say at which row they begin, taking the place of what was there, and how many rows
 are settled by now. Whoever lacks settled rows before the first asks for them with ``since``.
+
+An analysis that runs on request is started and stopped by ``run`` and ``cancel`` with its name as
+``panel``; without one these are about the tree. How each stands is a trait of all of them together;
+what one has found so far goes out in ``partial`` messages, about five a second.
 """
 
 from __future__ import annotations

@@ -15,9 +15,20 @@ from sae_explorer.analyses import ANALYSES
 from sae_explorer.analyses import trees as tree_analysis
 from sae_explorer.errors import ExplorerError, did_you_mean
 from sae_explorer.loading import registry
+from sae_explorer.model.direction import Direction
+from sae_explorer.model.ghost import SOURCES
 from sae_explorer.subject import Subject
 from sae_explorer.widget.jobs import Cancelled, Job, Worker
-from sae_explorer.widget.panels import OPTIONS, SOURCES, Content, Panel, Status, files_of
+from sae_explorer.widget.panels import (
+    OPTIONS,
+    Content,
+    Panel,
+    Status,
+    checked_alone,
+    files_of,
+    in_words,
+)
+from sae_explorer.widget.requested import Requested
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -68,10 +79,10 @@ class Session:
         given: Mapping[str, Any],
         view: View,
     ) -> None:
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._load = load
         self._add = add
-        self._view = view
+        self.view = view
         self._closed = False
         #: Loads one thing after the other. A thread of its own: the model's is for its runs.
         self._loads = Worker()
@@ -86,7 +97,12 @@ class Session:
         self.subject: Subject | None = None
         #: The SAEs that were loaded since, the last one last.
         self._passing: list[StudiedSAE] = []
-        self.panels = {name: Panel.of(name) for name in ANALYSES}
+        #: The panels that are always kept up to date.
+        self.panels = {
+            name: Panel.of(name) for name, analysis in ANALYSES.items() if not analysis.on_request
+        }
+        #: Those that run when they are asked to.
+        self.requested = Requested(self)
         self._pause: threading.Timer | None = None
         #: Whether a tree's growth is under way in the worker, be it one that nobody waits for.
         self._occupied = False
@@ -124,15 +140,20 @@ class Session:
                     f"{', '.join(OPTIONS)}."
                 )
         changed = dict(changes)
-        if any(changes.get(name) is not None for name in SOURCES):
+        if isinstance(changed.get("feature"), Direction) and changed.get("direction") is None:
+            # A sum of features may stand wherever a feature does.
+            changed["direction"] = changed.pop("feature")
+        if any(changed.get(name) is not None for name in SOURCES):
             changed = {**dict.fromkeys(SOURCES), **changed}
         values = {**self.values, **changed}
         requests = {name: panel.request(values) for name, panel in self.panels.items()}
-        for name in changed:
-            for panel in self.panels.values():
-                request = requests[panel.name]
-                if request is not None and name in panel.takes:
-                    changed[name] = getattr(request, name)
+        for name, value in changed.items():
+            takers = (
+                r for n, r in requests.items() if r is not None and name in self.panels[n].takes
+            )
+            taker = next(takers, None)
+            # Whether the options of a run go together is said when it is asked for.
+            changed[name] = checked_alone(name, value) if taker is None else getattr(taker, name)
         tree = requests["tree"]
         if self.subject is not None and isinstance(tree, tree_analysis.TreeRequest):
             tree_analysis.check(self.subject, tree)
@@ -140,14 +161,15 @@ class Session:
 
     def change(self, accepted: Mapping[str, Any]) -> None:
         """Take changes that were checked, and bring the answers up to date."""
-        with self._lock:
-            self._check_open()
+        with self.lock:
+            self.check_open()
             self.values |= accepted
             if self._loading_error is not None and self.subject is not None:
                 # Whoever goes on with the SAE of before has read it.
                 self._loading_error = None
-                self._settle()
+                self.settle()
             self._bring_up_to_date()
+            self.requested.tell()
 
     def select(
         self, layer: int | None = None, sae_id: str | None = None, release: str | None = None
@@ -161,8 +183,8 @@ class Session:
         ExplorerError
             If it is not clear which SAE is meant, or there is no model yet.
         """
-        with self._lock:
-            self._check_open()
+        with self.lock:
+            self.check_open()
             if self.subject is None:
                 raise ExplorerError(
                     "There is no model yet whose SAE could be chosen. Wait for it, as in "
@@ -181,8 +203,8 @@ class Session:
         return {name: self._initial[name] for name in OPTIONS if name not in SOURCES}
 
     def cancel(self) -> None:
-        """Stop what is going on within one step; what has grown stays, marked partial."""
-        with self._lock:
+        """Stop the loading or the tree within one step; what has grown stays, marked partial."""
+        with self.lock:
             tree = self.panels["tree"]
             if self._loading is not None:
                 cancelled = "Loading was cancelled. Try again." if self.subject is None else None
@@ -195,7 +217,7 @@ class Session:
 
     def resume(self) -> None:
         """Grow on the tree that was stopped, or begin the one that was not let begin."""
-        with self._lock:
+        with self.lock:
             if not self.status.resumable:
                 raise ExplorerError("There is no partial tree to grow on.")
             self.panels["tree"].error = self._loading_error = None
@@ -203,8 +225,8 @@ class Session:
 
     def start(self) -> None:
         """Load the subject, or, where it is there, compute again what failed or was stopped."""
-        with self._lock:
-            self._check_open()
+        with self.lock:
+            self.check_open()
             if self.subject is None or self._loading_error is not None:
                 if self._loading is None:
                     self._start_loading(self._entry)
@@ -216,31 +238,32 @@ class Session:
 
     def hurry(self) -> None:
         """Begin at once what waits for the pause to be over."""
-        with self._lock:
+        with self.lock:
             if self._pause is not None:
                 self._stop_pause()
                 self._submit(self.panels["tree"], self._grow)
 
     def close(self) -> None:
         """Stop everything, and let go of the model and of the results."""
-        with self._lock:
+        with self.lock:
             self._closed = True
             self._stop_pause()
             self._loading = self._grower = self._grown = self._told = self.subject = None
             for panel in self.panels.values():
-                if panel.job is not None:
-                    panel.job.cancelled.set()
-                panel.job = panel.result = None
+                panel.drop_job()
+                panel.result = panel.answered = None
+            self.requested.close()
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise an :class:`ExplorerError` if the session was closed."""
         if self._closed:
             raise ExplorerError("The explorer was closed. Make a new one.")
 
     def content(self) -> Content:
         """Return what there is to show by now; it holds together whatever goes on meanwhile."""
-        with self._lock:
+        with self.lock:
             tree = self.panels["tree"]
-            answered = [panel for panel in self.panels.values() if panel.result is not None]
+            answered = list(self._answered.values())
             # The tree, where there is one, says what the others are to be about.
             about = tree if tree.result is not None else next(iter(answered), None)
             request = about.result.request if about is not None else tree.request(self.values)
@@ -248,9 +271,9 @@ class Session:
                 answered = [p for p in answered if _same_source(p.result.request, request)]
             found = {panel.name: panel.result for panel in answered}
             values = dict(self.values)
-            for name in reversed(found):
-                asked = found[name].request
-                values |= {option: getattr(asked, option) for option in self.panels[name].takes}
+            for panel in reversed(answered):
+                asked = panel.answered
+                values |= {option: getattr(asked, option) for option in panel.takes}
             status = self._kept
             if tree.result is None:
                 status = Status("partial", "there was no tree yet")
@@ -263,26 +286,53 @@ class Session:
                 values,
                 str(getattr(request, "label", "")),
                 self.subject,
+                self.requested.standing(found, values),
             )
 
     def repeat(self, known: object) -> None:
         """Show again how things stand, and the rows of a growing tree unless its run is known."""
-        with self._lock:
-            self._view.show_growth(None, self.status)
+        with self.lock:
+            self.view.show_growth(None, self.status)
             if known != self._runs:
                 self.repeat_growth()
+            self.requested.repeat()
 
     @property
     def busy(self) -> bool:
         """Whether something that was asked for is still to come."""
-        with self._lock:
+        with self.lock:
             working = any(panel.job is not None for panel in self.panels.values())
-            return working or self._loading is not None or self._pause is not None
+            waiting = self.loading or self._pause is not None
+            return working or waiting or self.requested.busy
+
+    @property
+    def loading(self) -> bool:
+        """Whether a model or an SAE is being loaded."""
+        return self._loading is not None
+
+    @property
+    def doing(self) -> str:
+        """What is going on, in a few words."""
+        running = [name for name, job in self.requested.states.items() if job.state == "running"]
+        if running and self.status.state not in ("loading", "growing"):
+            return f"running {', '.join(running)}"
+        return self.status.text
+
+    def result(self, name: str) -> Any:
+        """Return what is shown of an analysis; None where there is nothing yet."""
+        panel = self.panels.get(name)
+        return self.requested.result(name) if panel is None else panel.result
 
     @property
     def exports(self) -> dict[str, tuple[Result, Format]]:
         """The files that the results can be written to, by name."""
-        return files_of({n: p.result for n, p in self.panels.items() if p.result is not None})
+        return files_of({name: panel.result for name, panel in self._answered.items()})
+
+    @property
+    def _answered(self) -> dict[str, Panel]:
+        """The panels that have a result, in the order of the analyses."""
+        standing = {n: panel for n, panel in self.panels.items() if panel.result is not None}
+        return standing | self.requested.panels
 
     def repeat_growth(self, first: int = 0, run: int | None = None) -> None:
         """Show again what was told of the tree that is growing, from a row on.
@@ -294,7 +344,7 @@ class Session:
         run
             Number of the run that is meant; nothing is shown when it is over.
         """
-        with self._lock:
+        with self.lock:
             if self._told is not None and run in (None, self._runs):
                 tree, settled = self._told
                 self._show_rows(tree, min(max(first, 0), settled), settled)
@@ -315,7 +365,7 @@ class Session:
 
     def _load_steps(self, job: Job, entry: Entry | None, before: Subject | None) -> Iterator[None]:
         def tell(text: str, progress: float | None) -> None:
-            with self._lock:
+            with self.lock:
                 if self._loading is not job:
                     raise Cancelled
                 self._told_loading = (text, progress)
@@ -329,7 +379,7 @@ class Session:
             assert before is not None  # what the SAE is added to
             tell(f"loading {entry.sae_id}", None)
             subject = self._lightened(self._add(before, entry, tell))
-        with self._lock:
+        with self.lock:
             if self._loading is job:
                 self._take(subject)
             self._forget(job)
@@ -344,7 +394,7 @@ class Session:
         return subject
 
     def _fail_loading(self, job: Job, error: BaseException) -> None:
-        with self._lock:
+        with self.lock:
             self._forget(job)
             if self._loading is not job:
                 return
@@ -362,27 +412,33 @@ class Session:
         if self._loading is None and self._loading_error is None:
             return
         self._loading, self._loading_error = None, error
+        if error is None and self.subject is not None:
+            self.requested.begin()
+        else:
+            self.requested.cancel()
         self.status = self.status.but(state="growing", text="growing", progress=None)
-        self._settle()
+        self.settle()
 
     def _take(self, subject: Subject) -> None:
         """Look at a subject that is there now, and compute everything anew."""
         self._stop_pause()
         # Nothing of another SAE may stand under the name of this one, however its own ends.
         for panel in self.panels.values():
-            self._drop_job(panel)
-            panel.wanted = panel.error = panel.result = None
-            self._view.show_result(panel.name, None)
+            panel.drop_job()
+            panel.wanted = panel.error = panel.result = panel.answered = None
+            self.view.show_result(panel.name, None)
+        self.requested.forget()
         self._told, self._kept = None, Status(run=self._runs)
-        self._view.show_subject(subject)
+        self.view.show_subject(subject)
         self.subject, self._loading, self._loading_error = subject, None, None
         try:
             self.checked({})
         except ExplorerError as error:
             self.panels["tree"].error = str(error)
-            self._settle()
+            self.settle()
         else:
             self._bring_up_to_date(pause=0.0)
+        self.requested.begin()
 
     # ---- computing
 
@@ -395,20 +451,14 @@ class Session:
             if wanted == panel.wanted and panel.error is None:
                 continue
             panel.wanted, panel.error = wanted, None
-            self._drop_job(panel)
+            panel.drop_job()
             if wanted is None:
-                panel.result = None
-                self._view.show_result(panel.name, None)
+                panel.result = panel.answered = None
+                self.view.show_result(panel.name, None)
             elif panel.name == "tree":
                 self._grow_after(pause)
             else:
                 self._submit(panel, self._answer)
-
-    @staticmethod
-    def _drop_job(panel: Panel) -> None:
-        if panel.job is not None:
-            panel.job.cancelled.set()
-            panel.job = None
 
     def _submit(self, panel: Panel, steps: Callable[[Panel, Job], Iterator[None]]) -> None:
         assert self.subject is not None  # there is nothing to ask before
@@ -424,11 +474,11 @@ class Session:
             return
         result = panel.run(subject, wanted, cancel=job.cancelled)
         payload = result.payload(subject)
-        with self._lock:
+        with self.lock:
             if panel.job is job:
-                panel.job, panel.result = None, result
-                self._view.show_result(panel.name, payload)
-                self._settle()
+                panel.job, panel.result, panel.answered = None, result, wanted
+                self.view.show_result(panel.name, payload)
+                self.settle()
         yield
 
     def _grow_after(self, pause: float) -> None:
@@ -513,7 +563,7 @@ class Session:
         if panel.job is not job:
             return
         (tree,) = grower.trees()
-        with self._lock:
+        with self.lock:
             if panel.job is not job:
                 return
             if len(tree) == 1 and tree.partial and panel.result is not None:
@@ -526,17 +576,20 @@ class Session:
         """Send the rows found by now, from the first that was not settled the last time."""
         (tree,) = grower.trees()
         threshold = grower.progress().threshold
-        with self._lock:
+        with self.lock:
             if panel.job is not job:
                 return
             first = self._told[1] if self._told is not None else 0
             settled = max(first, _settled(tree, grower))
             self._told = (tree, settled)
+            measured = grower.lift_share
             self.status = self._with_loading(
                 self._figures(tree).but(
                     state="growing",
-                    text="growing",
-                    progress=_share(threshold, tree.request.cutoff),
+                    text="growing" if measured is None else "measuring lift",
+                    progress=(
+                        _share(threshold, tree.request.cutoff) if measured is None else measured
+                    ),
                     threshold=threshold,
                     error=self._first_error(),
                 )
@@ -547,7 +600,7 @@ class Session:
         stop = min(len(tree), settled + _UNSETTLED)
         rows = {**tree.payload(first=first, stop=stop), "run": self._runs, "settled": settled}
         self._streamed = self._runs
-        self._view.show_growth(rows, self.status)
+        self.view.show_growth(rows, self.status)
 
     def _stay(self) -> None:
         """Stay with the tree of before: growth was stopped before there was another."""
@@ -555,7 +608,7 @@ class Session:
             state="partial", text="stopped before it began", resumable=True, error=None
         )
         self._show_again()
-        self._settle()
+        self.settle()
 
     def _show_again(self) -> None:
         """Show the tree that is kept, where rows of one that came to nothing stand in its place."""
@@ -564,7 +617,7 @@ class Session:
         if tree is not None and self._streamed != self._kept.run:
             self._streamed = self._kept.run
             rows = {**tree.payload(), "run": self._kept.run, "settled": len(tree)}
-            self._view.show_growth(rows, self._kept)
+            self.view.show_growth(rows, self._kept)
 
     def _keep(self, panel: Panel, tree: DefinitionTree, error: str | None) -> None:
         """Show a tree that has grown, or was stopped."""
@@ -578,9 +631,9 @@ class Session:
         )
         self._streamed = self._runs
         rows = {**tree.payload(), "run": self._runs, "settled": _settled(tree, self._grower)}
-        self._view.show_result("tree", rows)
-        panel.job, panel.result, self._told = None, tree, None
-        self._settle()
+        self.view.show_result("tree", rows)
+        panel.job, panel.result, panel.answered, self._told = None, tree, panel.wanted, None
+        self.settle()
 
     def _figures(self, tree: DefinitionTree) -> Status:
         return Status(
@@ -592,20 +645,21 @@ class Session:
         )
 
     def _fail(self, panel: Panel, job: Job, error: BaseException) -> None:
-        with self._lock:
+        with self.lock:
             if panel.job is job or not job.cancelled.is_set():
                 panel.job, panel.error = None, in_words(error)
                 if panel.name == "tree":
                     self._grower = None  # it may have broken off in the middle of a step
                     self._show_again()
-                self._settle()
+                self.settle()
 
     def _first_error(self) -> str | None:
         errors = (self._loading_error, *(panel.error for panel in self.panels.values()))
         return next((error for error in errors if error is not None), None)
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Tell how things stand after a panel's work or a loading has ended, well or not."""
+        self.requested.tell()
         error = self._first_error()
         tree = self.panels["tree"]
         if tree.job is not None or self._pause is not None:
@@ -619,7 +673,7 @@ class Session:
 
     def _tell(self, status: Status) -> None:
         self.status = self._with_loading(status)
-        self._view.show_status(self.status)
+        self.view.show_status(self.status)
 
     def _with_loading(self, status: Status) -> Status:
         """Return a status that says how far the loading is, where something is being loaded."""
@@ -694,18 +748,3 @@ def _settled(tree: DefinitionTree, grower: tree_analysis.TreeGrower | None) -> i
 def _share(threshold: float, cutoff: float) -> float:
     """Return how far growth is on the way, in logarithms, from probability 1 to the cutoff."""
     return min(1.0, math.log(max(threshold, cutoff)) / math.log(cutoff)) if cutoff < 1 else 1.0
-
-
-def in_words(error: BaseException) -> str:
-    """Return what to tell a reader of an error."""
-    if isinstance(error, ExplorerError):
-        return str(error)
-    if tree_analysis.out_of_memory(error):
-        return (
-            "Out of memory. Free other models, load this one in a smaller dtype, or ask for less: a "
-            "smaller max_depth or max_nodes."
-        )
-    return (
-        f"{type(error).__name__}: {error}. This is a fault in sae-explorer or in a library it uses; "
-        "what was shown before is kept. Try again, and report it if it stays."
-    )

@@ -1,6 +1,6 @@
 """Write the built-in texts on which features' activations are measured.
 
-    python tools/corpus.py --work DIR [--wordnet DIR]
+    python tools/builtin_texts.py --work DIR [--wordnet DIR]
 
 The texts are WordNet 3.0's (Debian's ``wordnet-base``, fetched with apt, or ``--wordnet DIR``), one
 a line: definitions, example sentences, and lines in the forms that the bundled dictionary model was
