@@ -37,6 +37,16 @@ def test_demo_loads_with_either_sae_selected() -> None:
         Subject.demo(layer=2)
 
 
+def test_the_tokens_of_a_text_read_as_the_text_does() -> None:
+    subject = Subject.demo()
+    text = 'A typical definition of "dog" would be "a kind of dog'
+    ids = subject.tokenizer.encode(text)
+    pieces = subject.texts_in_place(ids)
+    assert "".join(pieces[1:]).strip() == text
+    # The tokenizer drops the space of a word behind a quote, which the token by itself has.
+    assert (pieces[6], subject.token_texts(ids)[6]) == ("dog", " dog")
+
+
 def test_the_placeholder_is_one_token_in_the_prompt() -> None:
     subject = Subject.demo()
     assert subject.default_ghost_token == "<unused0>"

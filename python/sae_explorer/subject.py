@@ -499,6 +499,17 @@ class Subject:
                 known[token_id] = piece
         return [known[int(token_id)] for token_id in token_ids]
 
+    def texts_in_place(self, token_ids: Sequence[int]) -> list[str]:
+        """Return what each token of a text adds to it, as the text reads."""
+        texts, before = [], ""
+        for end, own in enumerate(self.token_texts(token_ids), 1):
+            whole = self._decode(list(token_ids[:end]))
+            # A part of a character is written by itself, and the last part brings the whole of it.
+            known = whole.startswith(before) and not whole.endswith("\ufffd")
+            texts.append(whole[len(before) :] if known else own)
+            before = whole.rstrip("\ufffd")
+        return texts
+
     def continuation_text(self, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:
         """Return the text that a continuation adds after a prompt."""
         lead = self._decode(list(prompt_ids))

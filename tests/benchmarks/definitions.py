@@ -92,8 +92,11 @@ WAYS: dict[str, Callable[[Subject, int], DefinitionTree]] = {
     "plain": of_feature,
     "automatic scale": lambda s, f: of_feature(s, f, scale="auto"),
     f"sorted by lift, R = {LIFT}": lambda s, f: of_feature(s, f, lift=LIFT),
-    "clamped to its largest activation": lambda s, f: of_feature(
+    "clamped to its largest activation, at the ghost": lambda s, f: of_feature(
         s, f, interventions=[Clamp(f, 1.0, unit="max_activation", at="ghost")]
+    ),
+    "clamped to its largest activation, all but BOS": lambda s, f: of_feature(
+        s, f, interventions=[Clamp(f, 1.0, unit="max_activation", skip_bos=True)]
     ),
     "neutral ghost, steered by 0.5": lambda s, f: steered(s, f, 0.5),
     "neutral ghost, steered by 1.0": lambda s, f: steered(s, f, 1.0),

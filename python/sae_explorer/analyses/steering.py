@@ -567,7 +567,7 @@ def _result(
         text=np.repeat(np.arange(len(texts), dtype=np.int32), lengths),
         place=place.astype(np.int32),
         token_id=np.asarray(ids, np.int32),
-        token=subject.token_texts(ids),
+        token=[piece for text in texts for piece in subject.texts_in_place(text)],
         generated=place >= given,
         probability=np.concatenate(probability),
         differs=np.concatenate(differs),

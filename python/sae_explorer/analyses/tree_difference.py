@@ -117,7 +117,7 @@ class Change:
         Of the whole path in each tree; None where it is not known.
     fate
         ``"appears"``, ``"vanishes"``, ``"gains"``, ``"loses"`` or ``"stays"``, from the first tree
-        to the second.
+        to the second. What appears is in the second tree only, and not less probable than before.
     complete
         Whether the answer ends by itself.
     row
@@ -265,8 +265,10 @@ class TreeDifference(Result):
         words = np.full(len(self), "stays", dtype=object)
         words[ratio > _ALIKE] = "gains"
         words[ratio < -_ALIKE] = "loses"
-        words[~self.in_one] = "appears"
-        words[~self.in_two] = "vanishes"
+        # A node may be missing because it is no longer among the most probable next tokens, though it
+        # is more probable than before.
+        words[~self.in_one & ~(ratio < 0)] = "appears"
+        words[~self.in_two & ~(ratio > 0)] = "vanishes"
         return words.tolist()
 
     def definitions(self, limit: int | None = 10) -> list[Change]:
