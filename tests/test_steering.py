@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 from sae_explorer import ExplorerError, PartialResultWarning, Subject
+from sae_explorer.analyses import steering
 from sae_explorer.analyses.steering import SteeredTexts, SteeringRequest, steer_text
 from sae_explorer.model.direction import feature, vector
 from sae_explorer.model.generation import text_ids
@@ -387,3 +388,16 @@ def test_the_options_have_the_groups_of_their_controls() -> None:
     groups = {entry["name"]: entry["group"] for entry in schema(SteeringRequest)}
     assert groups["text"] == groups["unit"] == "steering"
     assert groups["strengths"] == groups["seed"] == "sampling"
+
+
+def test_measuring_the_largest_activation_tells_how_far_it_is() -> None:
+    sae = build_sae(48, seed=11)  # one that nothing has been measured of
+    subject = Subject(build_model("llama"), build_tokenizer(), sae)
+    told: list[str] = []
+    request = SteeringRequest(feature=2, text="A tree", unit="max_activation", strengths=(1.0,))
+    steering.run(subject, request, progress=lambda step: told.append(step.text))
+    assert any("measuring the largest activation" in text for text in told)
+    told.clear()
+    steering.run(subject, request, progress=lambda step: told.append(step.text))
+    assert told
+    assert not any("measuring" in text for text in told)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from sae_explorer.model.interventions import Intervention
     from sae_explorer.subject import Subject
 
 #: What the texts of a scan are called where they are the built-in ones.
@@ -281,6 +282,35 @@ def largest(subject: Subject, feature: int) -> float:
             "another feature."
         )
     return found
+
+
+def measure_first(
+    subject: Subject,
+    interventions: Iterable[Intervention],
+    progress: Callable[[Progress], object] | None,
+) -> None:
+    """Run the built-in texts now, with progress, where :func:`largest` would run them later.
+
+    Parameters
+    ----------
+    subject
+        The model and the SAE.
+    interventions
+        What is to be done; those that count in largest activations need the texts.
+    progress
+        Told how far it is.
+    """
+    counted = any(getattr(one, "unit", "") == "max_activation" for one in interventions)
+    known = _scans.setdefault(subject.model, weakref.WeakKeyDictionary())
+    if not counted or subject.sae.sae in known:
+        return
+
+    def told(step: Progress) -> None:
+        if progress is not None:
+            text = f"measuring the largest activation, {step.text}"
+            progress(Progress(step.share, text, lambda: None))
+
+    known[subject.sae.sae] = run(subject, ActivationRequest(), progress=told)
 
 
 def residual_norm(subject: Subject) -> float:

@@ -16,7 +16,12 @@ import numpy as np
 import torch
 
 from sae_explorer.analyses import Progress
-from sae_explorer.analyses.activations import feature_activations, largest, residual_norm
+from sae_explorer.analyses.activations import (
+    feature_activations,
+    largest,
+    measure_first,
+    residual_norm,
+)
 from sae_explorer.analyses.steering import SteeredRequest, padded, write
 from sae_explorer.errors import ExplorerError
 from sae_explorer.model import encoding
@@ -317,6 +322,7 @@ def run(
     for feature in request.watched:
         subject.sae.check_feature(feature)
     targets = [_target(subject, token) for token in request.targets]
+    measure_first(subject, request.changed(1.0), progress)
     half = _half_norm(subject, request)
     doses = request.doses or _default_doses(subject, request, half)
     # The unsteered one is first. No text is wanted of 0 tokens, but the prediction after the prompt.

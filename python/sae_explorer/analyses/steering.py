@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from sae_explorer.analyses import Progress
-from sae_explorer.analyses.activations import feature_activations
+from sae_explorer.analyses.activations import feature_activations, measure_first
 from sae_explorer.analyses.trees import out_of_memory
 from sae_explorer.errors import ExplorerError, PartialResultWarning
 from sae_explorer.model.direction import Direction  # noqa: TC001 - a request reads its annotations
@@ -455,6 +455,7 @@ def run(
             share = written.length / request.max_tokens
             progress(Progress(share, text, lambda: result("partial")))
 
+    measure_first(subject, rows[-1], progress)
     steps = continue_rows(subject, prompt, rows, sampling)
     status = write(steps, written, request.max_tokens, report, cancel)
     if request.feature is None:
