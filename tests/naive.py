@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from transformers import PreTrainedModel
 
@@ -233,32 +234,123 @@ Place = tuple[str, str]
 """A module's name in the model, and "input" or "output"."""
 
 
+@dataclass(frozen=True, eq=False)
+class Text:
+    """What a text is known to begin with: positions are counted by it."""
+
+    prompt_ids: Sequence[int]
+    ghost_ids: Sequence[int] = ()
+    bos: int | None = None
+
+    def places(self, at: str | Sequence[int], skip_bos: bool, length: int) -> list[int]:
+        """Return the places, in a text of `length` tokens, that `at` and `skip_bos` mean."""
+        prompt = len(self.prompt_ids)
+        if at == "all":
+            found = set(range(length))
+        elif at == "prompt":
+            found = set(range(prompt))
+        elif at == "generated":
+            found = set(range(prompt, length))
+        elif at == "ghost":
+            found = {n for n, token in enumerate(self.prompt_ids) if token in self.ghost_ids}
+        else:
+            found = {prompt + int(n) if int(n) < 0 else int(n) for n in at}
+        if skip_bos and self.prompt_ids[0] == self.bos:
+            found.discard(0)
+        return sorted(n for n in found if 0 <= n < length)
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A change of activations, in numbers: at some places, what is added is summed up."""
+
+    add: Mapping[int, float] = field(default_factory=dict)
+    """Multiples of features' decoder rows."""
+    vector: Tensor | None = None
+    """Shape ``[d_out]``."""
+    hold: tuple[int, float] | None = None
+    """A feature and the activation that it is to have."""
+    at: str | Sequence[int] = "all"
+    skip_bos: bool = False
+
+    def added(self, sae: Any, x: Tensor) -> Tensor:
+        """Return what is added everywhere, given what the SAE reads."""
+        total = torch.zeros(*x.shape[:-1], sae.W_dec.shape[1])
+        for feature, amount in self.add.items():
+            total = total + amount * _feature(sae, feature, x)[1]
+        if self.hold is not None:
+            activation, direction = _feature(sae, self.hold[0], x)
+            total = total + (self.hold[1] - activation)[..., None] * direction
+        return total if self.vector is None else total + self.vector
+
+
 @contextmanager
-def clamped(
+def changed(
     model: PreTrainedModel,
     sae: Any,
-    clamps: Mapping[int, float],
+    edits: Sequence[Edit],
     reads: Place,
     writes: Place,
-    positions: slice = slice(None),
+    text: Text | None = None,
+    *,
+    one_by_one: bool = False,
 ) -> Iterator[None]:
-    """Add ``(c - a_f(x)) * d_f`` for each feature f to be held at c, from the SAE's raw weights.
+    """Make several edits in every forward, from the SAE's raw weights.
 
-    With `positions` only some of them are changed, counted in the text.
+    All edits measure what there was before any of them. With `one_by_one` each measures what those
+    before it left over, which is a mistake. Without a text all edits are those of all positions.
     """
     seen: list[Tensor] = []
 
     def change(y: Tensor) -> Tensor:
-        x = seen.pop()
-        y = y.clone()
-        for feature, value in clamps.items():
-            activation, direction = _feature(sae, feature, x)
-            added = (value - activation)[..., None] * direction
-            y[:, positions] += added[:, positions]
-        return y
+        x, new = seen.pop(), y.clone()
+        for edit in edits:
+            added = edit.added(sae, new if one_by_one else x)
+            if text is None:
+                new = new + added
+                continue
+            places = text.places(edit.at, edit.skip_bos, y.shape[1])
+            new[:, places] += added[:, places]
+        return new
 
     with _at(model, reads, lambda x: seen.append(x.clone())), _at(model, writes, change):
         yield
+
+
+def clamped(
+    model: PreTrainedModel, sae: Any, clamps: Mapping[int, float], reads: Place, writes: Place
+) -> AbstractContextManager[None]:
+    """Hold features at values at all positions."""
+    return changed(model, sae, [Edit(hold=pair) for pair in clamps.items()], reads, writes)
+
+
+@torch.no_grad()
+def largest_activation(
+    model: PreTrainedModel, sae: Any, feature: int, reads: Place, rows: Sequence[Sequence[int]]
+) -> float:
+    """Return a feature's largest activation on texts, the first token of each left out."""
+    passed = [_passing(model, reads, row)[:, 1:] for row in rows]
+    return max(float(_feature(sae, feature, x)[0].max()) for x in passed)
+
+
+@torch.no_grad()
+def mean_norm(model: PreTrainedModel, place: Place, rows: Sequence[Sequence[int]]) -> float:
+    """Return the mean length of what passes on texts, the first token of each left out."""
+    lengths = [_passing(model, place, row)[0, 1:].norm(dim=-1) for row in rows]
+    return float(torch.cat(lengths).mean())
+
+
+def decoder_row(sae: Any, feature: int) -> Tensor:
+    """Return what a feature adds at activation 1, but for the scale of a run-time normalisation."""
+    row: Tensor = sae.W_dec[feature].detach()
+    return row / row.norm() if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False) else row
+
+
+def _passing(model: PreTrainedModel, place: Place, ids: Sequence[int]) -> Tensor:
+    seen: list[Tensor] = []
+    with _at(model, place, lambda x: seen.append(x.clone())):
+        model(input_ids=torch.tensor([list(ids)]), use_cache=False)
+    return seen[0]
 
 
 @torch.no_grad()

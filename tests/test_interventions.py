@@ -20,19 +20,22 @@ import numpy as np
 import pytest
 import sae_lens
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sae_lens.saes.sae import SAEMetadata
 
-from naive import Place, Tree, clamped, compare, naive_tree, paths
-from sae_explorer import ExplorerError, Subject, grow_tree, grow_trees
+from naive import Edit, Place, Tree, changed, clamped, compare, naive_tree, paths
+from sae_explorer import ExplorerError, Subject, feature, grow_tree, grow_trees, vector
 from sae_explorer.analyses.definition_tree import DefinitionTree
 from sae_explorer.analyses.trees import TreeGrower, TreeRequest
 from sae_explorer.model import decoding, sites
-from sae_explorer.model.interventions import Ablate, Clamp, applied
+from sae_explorer.model.interventions import Ablate, Clamp, Intervention, Steer, applied, check
 from sae_explorer.request import from_text, schema
 from test_trees_parity import GHOST_TOKEN, PROMPTS, ghost_id, prompt_ids, state, width_of
 from zoo import SAE_KINDS, attentions, build_model, build_sae, build_tokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from transformers import PreTrainedModel
@@ -156,8 +159,8 @@ def tree_of(subject: Subject, **options: Any) -> DefinitionTree:
     return grow_tree(subject, **{**settings, **options})
 
 
-def truth(case: Case, clamps: dict[int, float], positions: slice = slice(None)) -> Tree:
-    with clamped(case.model, case.sae, clamps, case.reads, case.writes, positions):
+def truth(case: Case, clamps: dict[int, float]) -> Tree:
+    with clamped(case.model, case.sae, clamps, case.reads, case.writes):
         return unclamped(case.model)
 
 
@@ -232,13 +235,6 @@ def test_ablating_a_feature_that_never_fires_changes_nothing(name: str) -> None:
     assert paths(ablated) == paths(free)
 
 
-def test_a_clamp_forgotten_on_cached_steps_would_be_noticed() -> None:
-    case = CASES["gemma3-standard"]
-    forgetful = truth(case, {FEATURE: CLAMP.value}, slice(len(prompt_ids(1))))
-    expected = truth(case, {FEATURE: CLAMP.value})
-    assert not compare(forgetful, expected, LIMITS["cutoff"]).agrees()
-
-
 def test_a_clamp_acts_in_both_decoders() -> None:
     case = CASES["gemma3-standard"]
     subject = subject_of(case)
@@ -274,8 +270,8 @@ def test_many_trees_are_clamped_in_shared_batches() -> None:
     subject = subject_of(CASES["gemma3-standard"])
     options = {**LIMITS, "scale": 2.0, "ghost_token": GHOST_TOKEN, "interventions": [CLAMP]}
     together = grow_trees(subject, [1, 2], prompt=PROMPTS[1], **options)
-    for feature, tree in zip([1, 2], together, strict=True):
-        alone = grow_tree(subject, feature=feature, prompt=PROMPTS[1], **options)
+    for index, tree in zip([1, 2], together, strict=True):
+        alone = grow_tree(subject, feature=index, prompt=PROMPTS[1], **options)
         assert compare(paths(tree), paths(alone), LIMITS["cutoff"]).agrees()
 
 
@@ -515,10 +511,218 @@ def test_a_clamped_tree_says_which_sae_and_has_another_hash() -> None:
     assert json.loads(held.to_json())["hash"] != json.loads(free.to_json())["hash"]
 
 
-@pytest.mark.parametrize("given", [[3], [(3, 6.0)], {"feature": 3}, [{"feature": 3}], "3=6"])
-def test_what_is_no_intervention_is_refused(given: Any) -> None:
+# --- Hostile values ------------------------------------------------------------------------------
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+NUMBER = st.integers(0, 30) | st.floats() | ANYTHING
+FIELDS = st.fixed_dictionaries(
+    {"kind": st.sampled_from(["steer", "clamp", "ablate"]) | ANYTHING, "feature": NUMBER},
+    optional={
+        "strength": NUMBER,
+        "value": NUMBER,
+        "unit": st.sampled_from(["absolute", "max_activation", "residual_norm"]) | ANYTHING,
+        "at": st.sampled_from(["all", "prompt", "ghost"]) | st.lists(st.integers()) | ANYTHING,
+        "skip_bos": st.booleans() | ANYTHING,
+    },
+)
+
+
+def read_or_refused(read: Callable[[], Intervention]) -> None:
+    """Check that a value is an intervention that survives JSON, or is refused in one line."""
+    said = "read"
+    try:
+        found = read()
+        assert Intervention.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+        assert found.label
+    except ExplorerError as error:
+        said = str(error)
+    assert len(said.splitlines()) == 1
+    assert len(said) < 500
+
+
+@given(FIELDS | st.dictionaries(st.text(max_size=5), ANYTHING, max_size=3))
+@settings(max_examples=300, deadline=None)
+def test_any_json_is_an_intervention_or_an_error_in_one_line(values: dict[str, Any]) -> None:
+    read_or_refused(lambda: Intervention.from_dict(values))
+
+
+DIGITS = "9" * 5000
+WORDS = st.sampled_from(
+    (
+        "steer clamp ablate 17 8 -0.5 nan 4021-17 3:decoder residual_norm at= at=1,-2 at=ghost at=1,,2 "
+        f"skip_bos ; at={DIGITS} {DIGITS}"
+    ).split()
+)
+
+
+@given(st.lists(WORDS | st.text(max_size=6), max_size=6))
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_an_intervention_or_an_error_in_one_line(words: list[str]) -> None:
+    read_or_refused(lambda: Intervention.parse(" ".join(words)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Steer(3, 1.0, None), "unit of a Steer is None; it must be one of 'absolute'"),  # type: ignore[arg-type]
+        (lambda: Steer(3, 1.0, np.zeros(2)), r"unit of a Steer is array\(\[0., 0.\]\)"),  # type: ignore[arg-type]
+        (lambda: Clamp(3, 1.0, "residual_norm"), "unit of a Clamp is 'residual_norm'"),
+        (lambda: Clamp(3, 1.0, "max"), "must be one of 'absolute', 'max_activation'"),
+        (lambda: Steer(feature(3), 1.0, "max_activation"), "has no activation, so no largest one"),
+        (
+            lambda: Clamp(feature(3), 1.0),
+            "is the direction '3'; it must be the index of one feature",
+        ),  # type: ignore[arg-type]
+        (lambda: Clamp(np.zeros((3, 3)), 1.0), r"feature of a Clamp is array"),  # type: ignore[arg-type]
+        (lambda: Clamp(10**5000, 1.0), "feature of a Clamp is a number too long to be shown"),
+        (lambda: Ablate(3, at=[]), r"at of an Ablate is \[\]; it must be one of 'all', 'prompt'"),  # type: ignore[arg-type]
+        (lambda: Ablate(3, at=[True]), r"at of an Ablate is \[True\]; places are whole numbers"),  # type: ignore[arg-type]
+        (lambda: Ablate(3, at=True), "places are whole numbers"),  # type: ignore[arg-type]
+        (lambda: Ablate(3, at=[1.5]), "places are whole numbers"),  # type: ignore[arg-type]
+        (lambda: Ablate(3, at={1}), "or a list of places such as"),  # type: ignore[arg-type]
+        (lambda: Ablate(3, at=b"ab"), "or a list of places such as"),  # type: ignore[arg-type]
+        (lambda: Ablate(3, at=[2**70]), "no text has as many places"),  # type: ignore[arg-type]
+        (lambda: Ablate(3, at="ghosts"), "Did you mean 'ghost'"),
+        (lambda: Ablate(3, skip_bos=1), "skip_bos of an Ablate is 1; it must be True or False"),  # type: ignore[arg-type]
+        (
+            lambda: Clamp.from_dict({"kind": "ablate", "feature": 3}),
+            "is of kind 'ablate'; Clamp reads its own alone",
+        ),
+        (lambda: Intervention.from_dict({"kind": [], "feature": 3}), "is no intervention"),
+    ],
+)
+def test_an_intervention_that_makes_no_sense_is_refused_in_one_line(
+    make: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(ExplorerError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+SAME_PLACES = [
+    ("all", "prompt"),
+    ("ghost", "prompt"),
+    ((3,), "prompt"),
+    ((-1,), "ghost"),
+    ((3,), (3, 4)),
+    ((3,), (-1,)),
+    ("generated", (9,)),
+]
+OTHER_PLACES = [
+    ("prompt", "generated"),
+    ("ghost", "generated"),
+    ((-1,), "generated"),
+    ((3,), (4, 5)),
+    ((-3,), (-1,)),
+]
+
+
+@pytest.mark.parametrize("places", SAME_PLACES + OTHER_PLACES, ids=str)
+def test_a_feature_may_be_held_at_two_values_where_the_places_are_apart(places: Any) -> None:
+    subject = subject_of(CASES["gemma3-standard"])
+    for first, second in (places, places[::-1]):
+        plan = [Clamp(3, 1.0, at=first), Steer(3, 2.0, at=second)]
+        if places in OTHER_PLACES:
+            check(subject, plan)
+            continue
+        with pytest.raises(ExplorerError, match="at the same places; give one of them"):
+            check(subject, plan)
+
+
+def test_a_feature_in_a_direction_is_not_held_as_well() -> None:
+    subject = subject_of(CASES["gemma3-standard"])
+    with pytest.raises(ExplorerError, match="Feature 3 is held at one value and changed by"):
+        check(subject, [Clamp(3, 1.0), Steer(feature(5) - feature(3), 2.0)])
+    check(subject, [Clamp(3, 1.0), Steer(feature(5) - feature(3, "encoder"), 2.0)])
+
+
+# --- Precisions, widths and numbers --------------------------------------------------------------
+
+HALVES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+PLAN = [
+    Steer(FEATURE, 2.0),
+    Steer(5, 0.5, "residual_norm"),
+    Steer(7 * feature(5) - feature(2, "encoder"), 0.5),
+    Clamp(9, 3.0),
+]
+
+
+@pytest.mark.parametrize("of_sae", HALVES[1:], ids=str)
+@pytest.mark.parametrize("of_model", HALVES[:3], ids=str)
+@pytest.mark.parametrize("config", [{}, {"normalize_activations": "layer_norm"}], ids=str)
+@pytest.mark.parametrize("kind", ["standard", "topk"])
+def test_model_and_sae_may_have_any_precision(
+    of_model: torch.dtype, of_sae: torch.dtype, config: dict[str, Any], kind: str
+) -> None:
+    model, ids = build_model("llama", dtype=of_model), torch.tensor([prompt_ids(1)])
+    logits = {}
+    for dtype in (torch.float32, of_sae):
+        sae = copy.deepcopy(build_sae(48, kind=kind, **config))
+        as_module: torch.nn.Module = sae
+        as_module.to(dtype)
+        sae.dtype = dtype
+        subject = Subject(model, build_tokenizer(), sae)
+        for plan in ([PLAN[0]], PLAN):
+            with applied(subject, plan):
+                out = model(input_ids=ids).logits
+            assert out.dtype == of_model
+            logits[dtype, len(plan)] = out.float().softmax(dim=-1)
+    for size in (1, len(PLAN)):
+        apart = (logits[torch.float32, size] - logits[of_sae, size]).abs().max()
+        assert apart < 0.15  # a last digit may decide whether a feature fires
+
+
+def test_a_transcoder_may_write_vectors_of_another_width() -> None:
+    metadata = SAEMetadata(
+        hook_name="blocks.1.mlp.hook_in",
+        hook_name_out="blocks.1.mlp.hook_post",
+        model_name="tiny-llama",
+    )
+    config = sae_lens.TranscoderConfig(
+        d_in=48, d_sae=24, d_out=96, apply_b_dec_to_input=False, metadata=metadata
+    )
+    sae = sae_lens.Transcoder(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    model = build_model("llama")
+    subject = Subject(model, build_tokenizer(), sae.eval())
+    reads, writes = ("model.layers.1.mlp", "input"), ("model.layers.1.mlp.down_proj", "input")
+    plan = [Clamp(FEATURE, 6.0), Steer(5, 4.0), Steer(vector([0.1] * 96), 5.0)]
+    edits = [Edit(hold=(FEATURE, 6.0)), Edit(add={5: 4.0}, vector=torch.full((96,), 0.5))]
+    with changed(model, sae, edits, reads, writes):
+        expected = unclamped(model)
+    assert compare(paths(tree_of(subject, interventions=plan)), expected, LIMITS["cutoff"]).agrees()
+    for what, size in ((vector([0.1] * 48), "vector"), (feature(3, "encoder"), "3:encoder")):
+        with pytest.raises(ExplorerError, match=f"{size} in a direction has 48 numbers; .* of 96"):
+            tree_of(subject, interventions=[Steer(what, 1.0)])
+
+
+@pytest.mark.parametrize("name", ["gemma3-standard", "gpt_neo-topk", "gemma3-layer_norm"])
+def test_a_hundred_interventions_act_as_their_sum(name: str) -> None:
+    case = CASES[name]
+    plan = [Steer(number % 20, 0.1 * number - 4) for number in range(80)]
+    plan += [Clamp(number, 1.0) for number in range(20, 24)]
+    sums: dict[int, float] = {}
+    for one in plan[:80]:
+        sums[one.feature] = sums.get(one.feature, 0.0) + one.strength
+    edits = [Edit(add=sums), *(Edit(hold=(number, 1.0)) for number in range(20, 24))]
+    with changed(case.model, case.sae, edits, case.reads, case.writes):
+        expected = unclamped(case.model)
+    tree = tree_of(subject_of(case), interventions=plan)
+    assert compare(paths(tree), expected, LIMITS["cutoff"]).agrees()
+
+
+@pytest.mark.parametrize("values", [[3], [(3, 6.0)], {"feature": 3}, [{"feature": 3}], "3=6"])
+def test_what_is_no_intervention_is_refused(values: Any) -> None:
     with pytest.raises(ExplorerError, match=r"Clamp\(17|clamp 17 8"):
-        TreeRequest(feature=1, interventions=given)
+        TreeRequest(feature=1, interventions=values)
 
 
 def test_interventions_have_a_control_and_a_flag() -> None:

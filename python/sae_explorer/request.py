@@ -64,7 +64,7 @@ class Option:
             f"at most {self.maximum:g}" if self.maximum is not None else "",
         ]
         numbers = ", ".join(part for part in parts if part)
-        words = ("" if len(self.choices) == 1 else "one of ") + ", ".join(map(repr, self.choices))
+        words = ("one of " if len(self.choices) > 1 else "") + ", ".join(map(repr, self.choices))
         return " or ".join(part for part in (numbers, words) if part)
 
     def check(self, name: str, value: object) -> None:

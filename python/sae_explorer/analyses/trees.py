@@ -30,7 +30,7 @@ from sae_explorer.model.decoding import (
 )
 from sae_explorer.model.direction import Direction  # noqa: TC001 - a request reads its annotations
 from sae_explorer.model.ghost import AUTO, SOURCES, DirectionRequest, Vector, ghost_vector
-from sae_explorer.model.interventions import Intervention, applied
+from sae_explorer.model.interventions import Changes, Intervention
 from sae_explorer.model.interventions import check as check_interventions
 from sae_explorer.request import option, takes
 from sae_explorer.subject import SECOND_PLACEHOLDER
@@ -358,6 +358,7 @@ class TreeGrower:
         self._waiting = deque(self._trees)
         self._active: list[_Growth] = []
         self._decoder: Decoder | None = None
+        self._changes = Changes(subject, [self._trees[0].request.interventions])
         self._measuring: LiftMeasurement | None = None
         self._chunk = chunk_size(subject.device)
         self._began = time.perf_counter()
@@ -372,7 +373,7 @@ class TreeGrower:
                 return
             with self._subject.run():
                 decoder = self._opened()  # tried out on the model as it is
-                with applied(self._subject, self._trees[0].request.interventions):
+                with self._changes.applied():
                     self._step(decoder)
             yield
         for tree in self._trees:

@@ -595,8 +595,9 @@ def refuse_nan(answers: FloatArray) -> None:
     """Raise :class:`ExplorerError` if the model's answers hold NaN."""
     if np.isnan(answers).any():
         raise ExplorerError(
-            "The model gave NaN or infinite logits. Its weights may hold NaN, or float16 is too "
-            "narrow for it: load it with dtype='bfloat16' or 'float32'."
+            "The model gave NaN or infinite logits. Take smaller strengths of interventions, if there "
+            "are any; else its weights may hold NaN, or float16 is too narrow for it: load it with "
+            "dtype='bfloat16' or 'float32'."
         )
 
 

@@ -24,7 +24,7 @@ _SIDES = ("encoder", "decoder")
 
 #: One term as text: a sign, a weight, a feature, and which of its vectors.
 _TERM = re.compile(
-    r"(?P<sign>[+-]?)\s*(?:(?P<weight>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*\*\s*)?(?P<feature>\d+)"
+    r"(?P<sign>[+-]?)\s*(?:(?P<weight>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*\*\s*)?(?P<feature>\d+)"
     r"(?:\s*:\s*(?P<weights>\w+))?(?=\s*(?:[+-]|$))\s*"
 )
 
@@ -33,6 +33,9 @@ _LARGEST = 1e30
 
 #: Digits of the longest index; Python refuses to read numbers of thousands of them.
 _DIGITS = 18
+
+#: Characters of a value in an error.
+_SHOWN = 120
 
 #: How values are written in errors.
 _BRIEFLY = reprlib.Repr()
@@ -337,9 +340,10 @@ def plain_number(given: Any) -> Any:
 def shown(given: object) -> str:
     """Return a value as an error shows it: in one line, and not all of a long one."""
     try:
-        return " ".join(_BRIEFLY.repr(given).split())
+        text = " ".join(_BRIEFLY.repr(given).split())
     except ValueError:  # Python writes no number of thousands of digits
         return "a number too long to be shown"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _short(number: float) -> str:

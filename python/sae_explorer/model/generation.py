@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from sae_explorer.errors import ExplorerError
-from sae_explorer.model.interventions import applied_by_row
+from sae_explorer.model.interventions import Changes
 from sae_explorer.model.positions import Layout, announced
 from sae_explorer.model.sites import text_config
 
@@ -197,11 +197,12 @@ def _steps(
     ended = torch.zeros(len(plans), dtype=torch.bool)
     counts: Tensor | None = None
     cache: Any = None
+    changes = Changes(subject, plans)
     text = new = torch.tensor([ids] * len(plans))
     for _ in range(sampling.max_tokens):
         layout = Layout.of(new, len(ids), first=text.shape[1] - new.shape[1])
         # Entered anew for each step: whoever takes the steps may stop at any of them.
-        with applied_by_row(subject, plans), announced(layout):
+        with changes.applied(), announced(layout):
             logits, cache = _forward(subject, new, cache)
         if counts is None:
             counts = torch.zeros_like(logits)

@@ -218,6 +218,10 @@ def _sum_parts(
         )
         direction, weights = encoder + decoder, "encoder"
     parts = direction.parts(subject, weights, as_unit=True)
+    if len(parts) == 1:  # the unit vector itself, to the last digit
+        ((weight, own),) = parts
+        given = direction.terms[0].vector is not None
+        return [unit(own, str(direction)) if given else own], [float(np.sign(weight))]
     length = float(np.linalg.norm(sum(w * v.astype(np.float64) for w, v in parts)))
     return [v for _, v in parts], [w / length for w, _ in parts]
 

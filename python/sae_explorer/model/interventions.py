@@ -96,20 +96,25 @@ class Intervention:
         unit = getattr(self, "unit", None)
         if self.units and not (isinstance(unit, str) and unit in self.units):
             raise ExplorerError(
-                f"unit of a {self._name} is {shown(unit)}; it must be one of "
+                f"unit of {self._name} is {shown(unit)}; it must be one of "
                 f"{', '.join(map(repr, self.units))}.{did_you_mean(str(unit), self.units)}"
             )
         object.__setattr__(self, "at", _checked_places(self.at, self._name))
         if not isinstance(self.skip_bos, bool):
             raise ExplorerError(
-                f"skip_bos of a {self._name} is {shown(self.skip_bos)}; it must be True or False."
+                f"skip_bos of {self._name} is {shown(self.skip_bos)}; it must be True or False."
             )
 
     def _check_feature(self) -> None:
+        if isinstance(self.feature, Direction):
+            raise ExplorerError(
+                f"feature of {self._name} is the direction {shown(str(self.feature))}; it must be "
+                "the index of one feature. Only Steer takes directions."
+            )
         index = self._checked("feature")
         if index < 0 or index != int(index):
             raise ExplorerError(
-                f"feature of a {self._name} is {shown(self.feature)}; it must be a whole "
+                f"feature of {self._name} is {shown(self.feature)}; it must be a whole "
                 "number of at least 0."
             )
         object.__setattr__(self, "feature", int(index))
@@ -118,16 +123,15 @@ class Intervention:
         """Return one of the fields as a number, which must be finite."""
         number = plain_number(getattr(self, name))
         if isinstance(number, bool) or not isinstance(number, (int, float)):
-            raise ExplorerError(
-                f"{name} of a {self._name} is {shown(number)}; it must be a number."
-            )
+            raise ExplorerError(f"{name} of {self._name} is {shown(number)}; it must be a number.")
         if not -_LARGEST < number < _LARGEST:  # NaN is not
-            raise ExplorerError(f"{name} of a {self._name} is {shown(number)}; it must be finite.")
+            raise ExplorerError(f"{name} of {self._name} is {shown(number)}; it must be finite.")
         return float(number)
 
     @property
     def _name(self) -> str:
-        return type(self).__name__
+        name = type(self).__name__
+        return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
     @property
     def does_nothing(self) -> bool:
@@ -190,8 +194,8 @@ class Intervention:
         made = kind(**given)
         if not isinstance(made, cls):
             raise ExplorerError(
-                f"{shown(dict(values))} is a {kind.__name__}, not a {cls.__name__}. Read it by "
-                f"{kind.__name__}.from_dict."
+                f"{shown(dict(values))} is of kind {kind.kind!r}; {cls.__name__} reads its own alone. "
+                "Use Intervention.from_dict."
             )
         return made
 
@@ -231,7 +235,7 @@ class Intervention:
                     raise ValueError  # noqa: TRY301
         except (ValueError, IndexError):
             raise ExplorerError(
-                f"{text!r} is no intervention; write 'clamp 17 8', 'steer 4021 0.5 residual_norm "
+                f"{shown(text)} is no intervention; write 'clamp 17 8', 'steer 4021 0.5 residual_norm "
                 "at=generated skip_bos' or 'ablate 9', several with ; between them."
             ) from None
         return cls.from_dict(given)
@@ -365,7 +369,7 @@ def _checked_places(at: Any, name: str) -> At:
     if isinstance(at, str):
         if at not in PLACES:
             raise ExplorerError(
-                f"at of a {name} is {shown(at)}; it must be one of {', '.join(map(repr, PLACES))}, or a "
+                f"at of {name} is {shown(at)}; it must be one of {', '.join(map(repr, PLACES))}, or a "
                 f"list of places such as [3, -1].{did_you_mean(at, PLACES)}"
             )
         return at
@@ -373,14 +377,14 @@ def _checked_places(at: Any, name: str) -> At:
     places = [given] if isinstance(given, int) else given
     if not isinstance(places, Sequence) or isinstance(places, bytes) or not places:
         raise ExplorerError(
-            f"at of a {name} is {shown(at)}; it must be one of "
+            f"at of {name} is {shown(at)}; it must be one of "
             f"{', '.join(map(repr, PLACES))}, or a list of places such as [3, -1]."
         )
     numbers = [plain_number(place) for place in places]
     if any(isinstance(n, bool) or not isinstance(n, int) for n in numbers):
-        raise ExplorerError(f"at of a {name} is {shown(at)}; places are whole numbers.")
+        raise ExplorerError(f"at of {name} is {shown(at)}; places are whole numbers.")
     if any(abs(n) > _FURTHEST for n in numbers):
-        raise ExplorerError(f"at of a {name} is {shown(at)}; no text has as many places.")
+        raise ExplorerError(f"at of {name} is {shown(at)}; no text has as many places.")
     return tuple(dict.fromkeys(numbers))
 
 
@@ -398,25 +402,35 @@ def check(subject: Subject, interventions: Sequence[Intervention]) -> None:
         return
     sae = subject.sae.sae
     encoding.refuse_without_activations(subject.sae)
+    features = [_features(one) for one in interventions]
     for number, one in enumerate(interventions):
         if isinstance(one.feature, Direction):
             added_vector(subject, one.feature)
-            continue
-        subject.sae.check_feature(one.feature)
-        if not bool(sae.W_dec[one.feature].any()):
-            raise ExplorerError(
-                f"The decoder vector of feature {one.feature} is zero, so nothing changes with it. "
-                "Choose another one."
-            )
-        for other in interventions[:number]:
-            held = not (isinstance(one, Steer) and isinstance(other, Steer))
-            if held and other.feature == one.feature and not _apart(one.at, other.at):
+        else:
+            subject.sae.check_feature(one.feature)
+            if not bool(sae.W_dec[one.feature].any()):
                 raise ExplorerError(
-                    f"Feature {one.feature} is held at one value and changed by another "
+                    f"The decoder vector of feature {one.feature} is zero, so nothing changes with "
+                    "it. Choose another one."
+                )
+        for before, other in enumerate(interventions[:number]):
+            shared = features[number] & features[before]
+            held = not (isinstance(one, Steer) and isinstance(other, Steer))
+            if shared and held and not _apart(one.at, other.at):
+                raise ExplorerError(
+                    f"Feature {min(shared)} is held at one value and changed by another "
                     "intervention at the same places; give one of them."
                 )
     subject.site()
     subject.site_out()
+
+
+def _features(one: Intervention) -> frozenset[int]:
+    """Return the features whose decoder rows an intervention adds."""
+    if isinstance(one.feature, Direction):
+        terms = one.feature.terms
+        return frozenset(t.feature for t in terms if t.writes and t.feature is not None)
+    return frozenset((one.feature,))
 
 
 def _apart(first: At, second: At) -> bool:
@@ -475,21 +489,54 @@ def applied_by_row(subject: Subject, rows: Sequence[Sequence[Intervention]]) -> 
         As :func:`applied` does; and by a forward whose batch has another number of rows, whose
         positions are not known where they are needed, or whose text has no such place.
     """
-    for interventions in rows:
-        check(subject, interventions)
-    acting = [[one for one in row if not one.does_nothing] for row in rows]
-    with subject.run():
-        if not any(acting):
-            yield
-            return
-        if subject.sae.sae not in _tried.setdefault(subject.model, weakref.WeakSet()):
-            _try_out(subject)
-        edit = _Edit(subject, len(acting))
-        for row, interventions in enumerate(acting):
+    with Changes(subject, rows).applied():
+        yield
+
+
+class Changes:
+    """Interventions that are applied again and again, such as at every step of a growing tree.
+
+    What they need of the SAE and of the model is looked up once.
+
+    Parameters
+    ----------
+    subject, rows
+        As :func:`applied_by_row` takes them.
+
+    Raises
+    ------
+    ExplorerError
+        As :func:`check` does.
+    """
+
+    def __init__(self, subject: Subject, rows: Sequence[Sequence[Intervention]]) -> None:
+        for interventions in rows:
+            check(subject, interventions)
+        self._subject = subject
+        self._rows = [[one for one in row if not one.does_nothing] for row in rows]
+        self._edit: _Edit | None = None
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Hold the subject for a run in which every forward is changed; see :func:`applied`."""
+        with self._subject.run():
+            if not any(self._rows):
+                yield
+                return
+            if self._edit is None:
+                self._edit = self._prepared()
+            with self._edit.entered():
+                yield
+
+    def _prepared(self) -> _Edit:
+        if self._subject.sae.sae not in _tried.setdefault(self._subject.model, weakref.WeakSet()):
+            _try_out(self._subject)
+        edit = _Edit(self._subject, len(self._rows))
+        for row, interventions in enumerate(self._rows):
             for one in interventions:
-                edit.add(one, row if len(acting) > 1 else None)
-        with edit.entered():
-            yield
+                edit.add(one, row if len(self._rows) > 1 else None)
+        edit.finish()
+        return edit
 
 
 @dataclass(frozen=True, eq=False)
@@ -570,18 +617,28 @@ class _Edit:
             self._features.append(feature)
         self._parts.append(_Part(one, row, self._features.index(feature), value, how))
 
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Make the change in every forward within the block."""
+    def finish(self) -> None:
+        """Look up what the interventions need; no more come."""
         subject, whole = self._subject, encoding.quiet(self._subject.sae.sae)
-        alone = whole.cfg.architecture() in encoding.ALONE
-        narrow = encoding.narrowed(whole, self._features) if self._features else whole
+        self._whole = whole
+        self._alone = whole.cfg.architecture() in encoding.ALONE
+        self._narrow = encoding.narrowed(whole, self._features) if self._features else whole
         # A decoder is affine. Unless its output is scaled by what was encoded, a feature's row is the
         # same at every position, and nothing need be encoded to add a multiple of it.
         scaled = whole.cfg.normalize_activations in _NORMALISED
-        rows = None if scaled or not self._features else _decoder_rows(whole, self._features)
-        measures = bool(self._features) and (scaled or any(p.kind == "hold" for p in self._parts))
-        vectors = torch.stack(self._vectors) if self._vectors else None
+        fixed = self._features and not scaled
+        self._decoded = _decoder_rows(whole, self._features) if fixed else None
+        holds = any(part.kind == "hold" for part in self._parts)
+        self._measures = bool(self._features) and (scaled or holds)
+        self._added = torch.stack(self._vectors) if self._vectors else None
+        self._sites = subject.site(), subject.site_out()
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Make the change in every forward within the block."""
+        subject, whole, narrow, alone = self._subject, self._whole, self._narrow, self._alone
+        rows, measures, vectors = self._decoded, self._measures, self._added
+        reads, writes = self._sites
         pending: list[Tensor | None] = []
 
         def in_features(x: Tensor) -> Tensor | None:
@@ -619,7 +676,6 @@ class _Edit:
 
         def write(x: Tensor) -> Tensor:
             if measures and not pending:
-                reads, writes = subject.site(), subject.site_out()
                 raise ExplorerError(
                     f"{subject.sae.sae_id} writes at {writes.name}, but "
                     f"{type(subject.model).__name__} had not run {reads.name} before, where it reads. "
@@ -640,8 +696,8 @@ class _Edit:
 
         with ExitStack() as stack:
             if measures:
-                stack.enter_context(edited(subject.site(), measure))
-            stack.enter_context(edited(subject.site_out(), write))
+                stack.enter_context(edited(reads, measure))
+            stack.enter_context(edited(writes, write))
             yield
 
     def _acting(

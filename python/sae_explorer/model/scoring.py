@@ -32,7 +32,7 @@ from sae_explorer.model.decoding import (
     shares_keys,
 )
 from sae_explorer.model.ghost import ghosts
-from sae_explorer.model.interventions import applied
+from sae_explorer.model.interventions import Changes
 from sae_explorer.model.positions import Layout, announced
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class PathScorer:
         self._token_id = np.asarray(token_id, np.int64)
         self._parent = np.asarray(parent, np.int64)
         self._prompts = tuple(prompts)
-        self._interventions = tuple(interventions)
+        self._changes = Changes(subject, [interventions])
         self._chunk = chunk_size(subject.device)
 
         nodes = len(self._parent)
@@ -122,7 +122,7 @@ class PathScorer:
             shares_keys(self._subject.model, self._prompts[0])
         done = object()
         while cancel is None or not cancel.is_set():
-            with applied(self._subject, self._interventions):
+            with self._changes.applied():
                 if next(self._work, done) is done:
                     return
             yield
