@@ -513,6 +513,9 @@ def test_what_only_looks_like_an_option_in_an_error_stays_as_it_is() -> None:
         "give --strengths 0.5,1.0, --second 17 or --scale auto"
     )
     assert cli._in_flags("write 'steer 17 4 at=generated'") == "write 'steer 17 4 at=generated'"
+    assert cli._in_flags("against is 'layer=1', not 'weights=decoder'") == (
+        "against is 'layer=1', not 'weights=decoder'"
+    )
 
 
 def test_a_full_disk_is_an_error_and_no_traceback(

@@ -26,6 +26,7 @@ from sae_explorer import (
 )
 from sae_explorer.analyses.trees import TreeRequest
 from sae_explorer.model.direction import Term
+from sae_explorer.model.ghost import DirectionRequest, ghost_vector
 from sae_explorer.model.interventions import applied
 from test_trees_parity import GHOST_TOKEN, ghost_id
 from zoo import attentions, build_model, build_sae, build_tokenizer
@@ -380,3 +381,21 @@ def test_two_made_up_words_take_two_vectors(architecture: str) -> None:
     swapped = dict(zip(vectors, reversed(vectors.values()), strict=True))
     wrong = naive_tree(model, ids, swapped, **LIMITS)
     assert not compare(wrong, truth, LIMITS["cutoff"]).agrees()
+
+
+@pytest.mark.parametrize("shares", [(1.0, -1.0), (3.0, 1.0), (1.0, 1.0)])
+def test_what_says_its_own_weights_counts_once_in_a_mix(shares: tuple[float, float]) -> None:
+    of = subject()
+    own = np.linspace(-1, 1, WIDTH, dtype=np.float32)
+    asked = feature(3) + 5 * vector(own) + feature(5, "decoder")
+
+    def mixed(index: int) -> np.ndarray:
+        sides = [of.direction(index, side).astype(np.float64) for side in ("encoder", "decoder")]
+        total = sum(w * v / np.linalg.norm(v) for w, v in zip(shares, sides, strict=True))
+        return np.asarray(total / np.linalg.norm(total))
+
+    decoder = of.direction(5, "decoder").astype(np.float64)
+    expected = mixed(3) + 5 * own + decoder / np.linalg.norm(decoder)
+    request = DirectionRequest(direction=asked, weights=shares, scale=1.0)
+    found = ghost_vector(of, request)
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected), atol=1e-6)

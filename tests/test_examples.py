@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nbclient
 import nbformat
+import numpy as np
 import pytest
 
-from sae_explorer import Subject, grow_tree, rank_tokens
+from sae_explorer import (
+    Ablate,
+    Subject,
+    close_loop,
+    compare_trees,
+    dose_response,
+    grow_tree,
+    measure_activations,
+    rank_tokens,
+    steer_text,
+)
 from sae_explorer.loading import demo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sae_explorer import TreeDifference
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
@@ -25,7 +39,7 @@ def names(path: Path) -> str:
 
 
 def test_there_are_examples() -> None:
-    assert "quickstart.ipynb" in map(names, NOTEBOOKS)
+    assert {"quickstart.ipynb", "steering.ipynb"} <= set(map(names, NOTEBOOKS))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=names)
@@ -81,13 +95,117 @@ def quickstart(notebook: Any) -> None:
     assert "Feature 17 of" in summary["data"]["text/html"]
 
 
-PROMISES: dict[str, Callable[[Any], None]] = {"quickstart.ipynb": quickstart}
+def steering(notebook: Any) -> None:
+    """Hold the story to what is measured: each step must still change the reader's mind."""
+    subject = Subject.demo(layer=3)
+    feature = 1132
+    options: dict[str, Any] = {"feature": feature, **demo.DIRECTION, "cutoff": 3e-4}
+
+    # The tree speaks of an event; nothing among its likeliest answers says game or bird.
+    tree = grow_tree(subject, **options, lift=8)
+    likely = tree.definitions(6)
+    assert likely[0].text == "a kind of event"
+    assert not any(word in d.text for d in likely for word in ("bird", "game"))
+    assert likely[0].probability < 0.03
+
+    # Lift brings up the birds, and leaves the event and what any vector gets behind.
+    special, common = tree.definitions(1, by="lift")[0], min(abs(d.lift or 0) for d in likely)
+    assert "birds" in special.text
+    assert special.lift is not None
+    assert likely[0].lift is not None
+    assert special.lift > likely[0].lift + 2
+    assert common < 0.3
+    assert f"*{special.text}*" in said(notebook, "special = ")
+
+    # The loop: no bird makes the feature fire, games do, and the tree scores near chance.
+    loop = close_loop(subject, **options)
+    assert max(d.activation for d in loop.definitions if "birds" in d.text) == 0
+    assert min(d.activation for d in loop.definitions if "game" in d.text) > 7
+    assert loop.score is not None
+    assert 0.45 < loop.score < 0.7
+    assert f"The score of the tree is {loop.score:.2f}" in said(notebook, "fired = ")
+    reads = {
+        word: measure_activations(subject, [f"a {word}"]).max_activation[feature]
+        for word in ("game", "food", "sport", "bird", "fish", "dog")
+    }
+    assert reads["game"] > reads["food"] > reads["sport"] > 3
+    assert reads["bird"] == reads["fish"] == reads["dog"] == 0
+    assert f"*food* ({reads['food']:.2f})" in said(notebook, "It reads words")
+
+    # Steering writes what the feature does not read.
+    for word, written in (("ball", "game equipment"), ("dog", "bird bird"), ("water", "food")):
+        text = f'A typical definition of "{word}" would be "'
+        texts = steer_text(subject, feature=feature, text=text, max_tokens=12).texts
+        assert texts[:2] == [f'a kind of {word}"', f'a kind of {written}"']
+        assert f"becomes *a kind of {written}*" in said(notebook, "The birds are back")
+    assert texts[2].startswith("a kind of food fish fish fish")
+    response = dose_response(
+        subject,
+        feature=feature,
+        text='A typical definition of "trout" would be "a kind of game',
+        targets=['"', " fish", " bird", " game", " equipment"],
+        dose_tokens=0,
+    )
+    ends = response.target_probability[:, 0]
+    nouns = response.target_probability[:, 1:].sum(axis=1)
+    assert (ends[1:] < ends[:-1]).all()
+    assert ends[0] > 0.9
+    assert ends[-1] < 0.05
+    assert nouns[-1] > nouns[6] > 20 * nouns[0]
+    assert response.strength[6] == 0
+
+    # Ablation takes the second noun and leaves the first, and changes nothing about birds.
+    game, food, bird = (
+        compare_trees(subject, token=word, cutoff=3e-4, interventions=[Ablate(feature)])
+        for word in ("game", "food", "bird")
+    )
+    assert ratio(game, 'a kind of game"') > 1.2
+    assert ratio(game, 'a kind of game equipment"') < 0.6
+    assert ratio(food, 'a kind of food"') > 1
+    assert ratio(food, "food and game fish") < 0.6
+    assert np.abs(bird.log_ratio).max() < 1e-3
+    gone = said(notebook, "What it loses is the second noun")
+    row = [game.union.text(row) for row in range(len(game))].index('a kind of game"')
+    assert f"{game.probability_two[row]:.2%} after {game.probability_one[row]:.2%}" in gone
+    assert "no answer changes by more than 0.0%" in gone
+
+    for part in ("ClosedLoop(", "TreeDifference(weights decoder to weights encoder", "bird bird"):
+        assert part in shown(notebook, 'run("loop")')
+    assert shown(notebook, "mkdtemp") == "['game.html']"
+    assert "<iframe" in outputs(notebook, "snapshot")[0]["data"]["text/html"]
+
+
+def ratio(difference: TreeDifference, answer: str) -> float:
+    """Return how many times as probable all answers that begin in a way are in the second tree."""
+    row = [difference.union.text(row) for row in range(len(difference))].index(answer)
+    return float(np.exp(difference.log_ratio[row]))
+
+
+PROMISES: dict[str, Callable[[Any], None]] = {
+    "quickstart.ipynb": quickstart,
+    "steering.ipynb": steering,
+}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=names)
+def test_no_figure_in_the_text_could_be_out_of_date(path: Path) -> None:
+    """What was measured is printed by the cell that measured it."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            prose = re.sub(r"```.*?```|`[^`]*`", "", cell.source, flags=re.DOTALL)
+            assert not re.search(r"\d\.\d|\d ?%", prose), cell.source
 
 
 def outputs(notebook: Any, code: str) -> list[Any]:
     """Return the outputs of the first cell that holds some code."""
     cell = next(c for c in notebook.cells if c.cell_type == "code" and code in c.source)
     return list(cell.outputs)
+
+
+def said(notebook: Any, code: str) -> str:
+    """Return what that cell says as Markdown."""
+    return "\n".join(output["data"]["text/markdown"] for output in outputs(notebook, code))
 
 
 def shown(notebook: Any, code: str) -> str:

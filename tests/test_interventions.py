@@ -25,7 +25,15 @@ from hypothesis import strategies as st
 from sae_lens.saes.sae import SAEMetadata
 
 from naive import Edit, Place, Tree, changed, clamped, compare, naive_tree, paths
-from sae_explorer import ExplorerError, Subject, feature, grow_tree, grow_trees, vector
+from sae_explorer import (
+    ExplorerError,
+    Subject,
+    feature,
+    grow_tree,
+    grow_trees,
+    measure_activations,
+    vector,
+)
 from sae_explorer.analyses.definition_tree import DefinitionTree
 from sae_explorer.analyses.trees import TreeGrower, TreeRequest
 from sae_explorer.model import decoding, sites
@@ -736,3 +744,36 @@ def test_interventions_have_a_control_and_a_flag() -> None:
         Clamp(17, 8.0),
         Ablate(3),
     )
+
+
+@pytest.mark.parametrize("how", ["constant_norm_rescale", "layer_norm"])
+def test_nothing_is_left_on_the_users_sae(how: str) -> None:
+    sae = build_sae(48, normalize_activations=how, seed=31)
+    subject = Subject(build_model("llama"), build_tokenizer(), sae)
+    before = set(vars(sae))
+    tree_of(subject, interventions=[Clamp(FEATURE, 2.0)], max_depth=2)
+    measure_activations(subject, ["A tree is a plant with leaves."])
+    assert set(vars(sae)) == before
+
+
+def test_an_sae_that_normalises_is_run_on_two_models_at_once() -> None:
+    sae = build_sae(48, normalize_activations="layer_norm", seed=32)
+    models = [build_model("llama", seed=seed) for seed in (0, 1)]
+    subjects = [Subject(model, build_tokenizer(), sae) for model in models]
+
+    def grown(subject: Subject) -> str:
+        return tree_of(subject, interventions=[Clamp(FEATURE, 2.0)]).to_json()
+
+    alone = [grown(subject) for subject in subjects]
+    found: dict[int, list[str]] = {0: [], 1: []}
+
+    def work(which: int) -> None:
+        for _ in range(3):
+            found[which].append(grown(subjects[which]))
+
+    threads = [threading.Thread(target=work, args=(which,)) for which in found]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {which: [alone[which]] * 3 for which in found}

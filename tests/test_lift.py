@@ -13,6 +13,7 @@ import torch
 from naive import embedded
 from sae_explorer import Clamp, DefinitionTree, ExplorerError, Subject, grow_tree
 from sae_explorer.analyses.lift import along_paths, log_mean, measure_lift, random_prompts
+from sae_explorer.analyses.trees import TreeGrower, TreeRequest
 from sae_explorer.loading import demo
 from sae_explorer.model.decoding import Prompt
 from sae_explorer.model.scoring import score
@@ -112,6 +113,45 @@ def test_random_vectors_are_as_long_as_an_embedding_that_is_used_as_it_is(source
 def test_a_seed_gives_the_same_directions_and_another_one_others() -> None:
     np.testing.assert_array_equal(measure_lift(tree(), 2, seed=1), measure_lift(tree(), 2, seed=1))
     assert not np.array_equal(measure_lift(tree(), 2, seed=1), measure_lift(tree(), 2, seed=2))
+
+
+def test_lift_asks_the_model_that_the_tree_was_grown_with() -> None:
+    read = DefinitionTree.from_json(tree().to_json())
+    np.testing.assert_array_equal(
+        measure_lift(read, random=2, subject=subject()), measure_lift(tree(), random=2)
+    )
+    for other in (build_model("llama", seed=1), build_model("gpt2")):
+        wrong = Subject(other, build_tokenizer(), other_model=True)
+        with pytest.raises(ExplorerError, match="Give the model it was grown with"):
+            measure_lift(read, random=2, subject=wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"random": 0}, "at least 1 random direction"),
+        ({"random": 2.5}, "lift is 2.5; it must be a whole number"),
+        ({"random": 10**9}, "it must be at least 0, at most 1024"),
+        ({"seed": -1}, "lift_seed is -1"),
+    ],
+)
+def test_what_lift_cannot_be_measured_with_is_said(options: Any, message: str) -> None:
+    with pytest.raises(ExplorerError, match=message):
+        measure_lift(tree(), **options)
+
+
+def test_a_tree_stopped_while_its_lift_is_measured_is_partial_and_can_be_gone_on_with() -> None:
+    grower = TreeGrower(subject(), [TreeRequest(feature=3, lift=4, **LIMITS)])
+    cancel = threading.Event()
+    for _ in grower.steps(cancel):
+        if grower.lift_share is not None:
+            cancel.set()
+    (stopped,) = grower.trees()
+    assert (stopped.status, stopped.lift) == ("partial", None)
+    for _ in grower.steps():
+        pass
+    (whole,) = grower.trees()
+    assert whole == tree(lift=4)
 
 
 def test_lift_is_measured_under_the_trees_interventions() -> None:

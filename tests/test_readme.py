@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import re
 import subprocess
@@ -131,11 +132,46 @@ def test_every_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert names["explorer"].tree.request.cutoff == 1e-5
     for written in ("tree.dot", "tree.svg", "tree.png", "report.html"):
         assert (tmp_path / written).stat().st_size > 1000
+    holds_what_is_said(names)
+
+
+def holds_what_is_said(names: dict[str, Any]) -> None:
+    """Check what the README says of the results of its snippets."""
+    answer = 'a kind of vehicle"'
+    assert names["without"].probability_of(answer) < names["tree"].probability_of(answer) / 2
+    assert names["difference"].counts["one"] > 0
+    assert {change.fate for change in names["difference"].definitions(5)} > {"loses"}
+    plain, quarter, half, whole = names["texts"].texts
+    assert plain == quarter == 'a kind of table"'
+    assert plain.count("music") < half.count("music") < whole.count("music")
+    lifted = names["lifted"]
+    assert lifted.definitions(1, by="lift")[0].probability < lifted.definitions(1)[0].probability
+    assert all("vehicle" in d.text for d in lifted.definitions(5, by="lift"))
+    assert 0.6 < names["loop"].low < names["loop"].score < names["loop"].high < 1
+    assert names["explorer"].steering.texts[0] == plain
+    assert names["explorer"].loop.request.cutoff == 1e-5
+
+
+def test_the_table_has_every_way_that_the_benchmark_grows_trees() -> None:
+    script = ROOT / "tests" / "benchmarks" / "definitions.py"
+    spec = importlib.util.spec_from_file_location("definitions", script)
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = benchmark  # its dataclasses look for it there
+    spec.loader.exec_module(benchmark)
+    rows = re.findall(r"^\| ([^|]+?) \| [\d.]+ \| [\d.]+ \| [\d.]+ \|$", README, re.MULTILINE)
+    assert rows == [*benchmark.WAYS, *benchmark.FLOORS]
+    assert f"A list of {len(benchmark.concepts())} was fixed" in README
 
 
 def test_every_link_leads_somewhere() -> None:
     links = re.findall(r"\]\(([^)]+)\)", README)
     assert len(links) > 4
+    titles = re.findall(r"^## (.+)$", README, re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^\w ]", "", title).lower().replace(" ", "-") for title in titles}
     for link in links:
-        if not link.startswith("https://"):
+        if link.startswith("#"):
+            assert link in anchors, link
+        elif not link.startswith("https://"):
             assert (ROOT / link).exists(), link

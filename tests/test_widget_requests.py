@@ -292,10 +292,10 @@ def test_interventions_and_a_direction_are_options(
     asked = {"interventions": told, "direction": "3 + 5"}
     assert front_end.ask({"type": "set", "values": asked})["ok"]
     assert explorer.direction == feature(3) + feature(5)
-    explorer.feature = feature(3) - feature(7)
-    assert (explorer.feature, str(explorer.direction)) == (None, "3 - 7")
-    assert str(explorer.wait().tree.request.direction) == "3 - 7"
-    assert explorer.run("steering").wait().steering.request.direction == feature(3) - feature(7)
+    explorer.feature = feature(3) - feature(9)
+    assert (explorer.feature, str(explorer.direction)) == (None, "3 - 9")
+    assert str(explorer.wait().tree.request.direction) == "3 - 9"
+    assert explorer.run("steering").wait().steering.request.direction == feature(3) - feature(9)
 
 
 def test_options_that_do_not_go_together_are_told_when_the_run_is_asked_for(
@@ -454,8 +454,46 @@ def test_a_run_with_other_options_takes_the_place_of_the_first(
     gate.open()
     texts = explorer.wait().steering
     assert (texts.request.text, texts.status) == ("a", "complete")
-    assert browser(explorer).states("steering") == ["idle", "running", "done"]
+    # The first is told to have ended, so that what it had found is not taken for the second's.
+    assert browser(explorer).states("steering") == ["idle", "running", "idle", "running", "done"]
     assert browser(explorer).state["_steering"]["request"]["text"] == "a"
+
+
+def test_a_run_stopped_before_it_found_anything_leaves_what_was_there(
+    explore: Callable[..., FeatureExplorer], gate: Gate
+) -> None:
+    explorer = explore().run("dose").wait()
+    before = explorer.dose
+    gate.shut()
+    explorer.run("dose", text="a")
+    browser(explorer).until(lambda: gate.waiting)
+    explorer.cancel("dose")
+    gate.open()
+    assert explorer.wait().dose is before
+    assert job(explorer, "dose")["state"] == "stale"
+
+
+def test_a_failure_is_forgotten_once_the_same_analysis_runs_again(
+    explore: Callable[..., FeatureExplorer],
+) -> None:
+    explorer = explore()
+    browser(explorer).ask({"type": "set", "values": {"against": "nonsense"}})
+    browser(explorer).ask({"type": "run", "panel": "difference"})
+    browser(explorer).until(lambda: job(explorer, "difference")["state"] == "error")
+    explorer.run("difference", against="weights=encoder").wait()
+    assert job(explorer, "difference")["state"] == "done"
+
+
+@pytest.mark.parametrize("panel", [7, ["steering"], {}, True])
+@pytest.mark.parametrize("kind", ["run", "cancel"])
+def test_a_message_about_no_panel_does_nothing(
+    explore: Callable[..., FeatureExplorer], kind: str, panel: object
+) -> None:
+    explorer = explore().wait()
+    reply = browser(explorer).ask({"type": kind, "panel": panel})
+    assert not reply["ok"]
+    assert "There is no panel" in reply["error"]
+    assert explorer.status.state == "done"
 
 
 def test_a_tree_asked_for_while_a_run_is_at_work_comes_after_it(

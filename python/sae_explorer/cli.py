@@ -102,7 +102,7 @@ def _command(words: list[str]) -> int:
 #: Options as messages write them: ``sae_id=``, ``allow_pickle=True``, ``device='cpu'``,
 #: ``strengths=[0.5, 1.0]``, ``second=feature(17)``.
 _OPTION = re.compile(
-    r"\b([a-z]+(?:_[a-z]+)*)="
+    r"(?<!['\"])\b([a-z]+(?:_[a-z]+)*)="  # what is quoted are the user's own words
     r"(True\b|'[^']*'|\"[^\"]*\"|\[[\d., -]*\]|feature\(\d+\)|[\w.+-]*\w(?!\())?"
 )
 #: Those that messages name in this way and that are flags; the requests' own would take an import.
@@ -395,6 +395,8 @@ def _report(given: argparse.Namespace) -> int:
         for name in wanted:
             if status != _INTERRUPTED:  # then it is written as it is
                 status = _run(explorer, name) or status
+    if status == _INTERRUPTED:
+        _keep_from_interrupts()
     _write(explorer.to_html, given.html)
     return status
 
@@ -568,9 +570,8 @@ def _with_progress(run: Any, subject: Subject, request: Any) -> tuple[Any, int]:
     with _first_interrupt_sets(cancel), _display(f"working on {request.label}") as show:
         result = run(subject, request, progress=show, cancel=cancel)
     partial = getattr(result, "status", "complete") == "partial"
-    if partial and threading.current_thread() is threading.main_thread():
-        # A second, nervous Ctrl-C must not lose what the first one kept. Restored by main.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if partial:
+        _keep_from_interrupts()
     _say(
         ("interrupted: the result is partial; " if partial else "")
         + f"{len(result):,} rows in {time.perf_counter() - began:.1f} s"
@@ -606,6 +607,12 @@ def _line(title: str) -> Iterator[Callable[[str], None]]:
 
     with Console(stderr=True).status(escape(title)) as status:
         yield lambda text: status.update(escape(text))
+
+
+def _keep_from_interrupts() -> None:
+    """Let a second, nervous Ctrl-C not lose what the first one kept. Restored by main."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

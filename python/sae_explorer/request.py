@@ -181,9 +181,11 @@ def from_text(request: type[Request], name: str, text: str) -> Any:
         If the text does not say a value of the option's type.
     """
     accepted = _members(_field_types(request)[name])
-    if types.NoneType in accepted and str not in accepted and text.strip().lower() == "none":
+    entry = options(request)[name]
+    takes_words = str in accepted and not entry.choices
+    if types.NoneType in accepted and not takes_words and text.strip().lower() == "none":
         return None
-    if text in options(request)[name].choices:
+    if text in entry.choices:
         return text
     for kind in accepted:
         if _is_structured(_element(kind)):
@@ -200,11 +202,14 @@ def from_text(request: type[Request], name: str, text: str) -> Any:
                     f"{name} is {text!r}; it must be {kind} separated by commas."
                 ) from None
     for kind in accepted:
+        if kind is bool and text.strip().lower() in ("true", "false"):
+            return text.strip().lower() == "true"
         if kind in (int, float):
             try:
                 return kind(text)
             except ValueError:
-                raise ExplorerError(f"{name} is {text!r}; it must be {_kind_name(kind)}.") from None
+                wanted = " or ".join((_kind_name(kind), *map(repr, entry.choices)))
+                raise ExplorerError(f"{name} is {text!r}; it must be {wanted}.") from None
     return text
 
 
@@ -372,7 +377,8 @@ def _kind_name(kind: Any) -> str:
         return "None"
     element = _element(kind)
     if _is_structured(kind):
-        return f"a {kind.__name__}, such as {kind.example}"
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        return f"{article} {kind.__name__}, such as {kind.example}"
     if _is_structured(element):
         return f"a list of {element.__name__}s, such as [{element.example}]"
     lists = {int: "a list of whole numbers", str: "a list of words"}

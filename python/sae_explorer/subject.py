@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 import threading
 import weakref
 from contextlib import contextmanager
@@ -473,7 +474,8 @@ class Subject:
         shown = [self.tokenizer.convert_ids_to_tokens(piece) for piece in pieces]
         hint = did_you_mean(token, vocabulary)
         raise ExplorerError(
-            f"{token!r} is no single token: the tokenizer splits it into {shown}.{hint}"
+            f"{reprlib.repr(token)} is no single token: the tokenizer splits it into "
+            f"{reprlib.repr(shown)}.{hint}"
         )
 
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
@@ -544,9 +546,13 @@ class Subject:
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """Ids of the tokens that end a text."""
+        """Ids of the tokens that end a text: the tokenizer's, and others beside it in the model's list."""
         end = self.tokenizer.eos_token_id
-        return () if end is None else (int(end),)
+        if end is None:
+            return ()
+        listed = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        also = listed if isinstance(listed, list) and end in listed else []
+        return tuple(dict.fromkeys(map(int, (end, *also))))
 
     @cached_property
     def _vocabulary(self) -> dict[str, int]:

@@ -66,14 +66,14 @@ test("the activations of both kinds can be compared without seeing them", async 
 describe("the button that colours the tree", () => {
   test("shows the activations in the tree", async () => {
     shown = await open();
-    await click(shown.button("Colour the tree by activation"));
+    await click(shown.button("Colour the tree"));
     expect(shown.named("Colour by").value).toBe("activation");
     expect(shown.find("[data-row='4'] [data-tone]").dataset.tone).toBe("more");
   });
 
   test("is out of reach where the tree is another one", async () => {
     shown = await open({ _jobs: { loop: { ...DONE, state: "stale" } } });
-    expect(shown.button("Colour the tree by activation").disabled).toBe(true);
+    expect(shown.button("Colour the tree").disabled).toBe(true);
   });
 });
 

@@ -50,6 +50,17 @@ describe("an intervention", () => {
     expect(wanted()).toEqual([{ interventions: [steer] }]);
   });
 
+  test("that is begun here stands behind what is set elsewhere meanwhile", async () => {
+    shown = await open({ interventions: INTERVENTIONS });
+    await add();
+    const set = [{ kind: "ablate", feature: 99, at: "all", skip_bos: false }];
+    await act(async () => shown.model.set("_values", { ...values, interventions: set }));
+    expect(rows().length).toBe(2);
+    expect(within<HTMLInputElement>(0, "Feature of the intervention").value).toBe("99");
+    await write(within<HTMLInputElement>(1, "Strength"), "2", "Enter");
+    expect(wanted()).toMatchObject([{ interventions: [{ feature: 99 }, { strength: 2 }] }]);
+  });
+
   const CASES: [string, () => Promise<unknown>, Partial<Intervention>][] = [
     [
       "another feature",

@@ -45,6 +45,15 @@ describe("an analysis that runs on request", () => {
     expect(shown.asked("cancel").length).toBe(2);
   });
 
+  test("is not stopped by the second click of two that were to run it", async () => {
+    await say({ state: "running" });
+    const button = bar().querySelector("button") as HTMLElement;
+    await act(async () => {
+      button.dispatchEvent(new MouseEvent("click", { bubbles: true, detail: 2 }));
+    });
+    expect(shown.asked("cancel")).toEqual([]);
+  });
+
   test("an error stands in its place, with what to do, and the result of before stays", async () => {
     const error = "max_tokens is 5000, but the model reads 2048 tokens. Give fewer. <b>";
     await say({ state: "error", error }, { _steering: steeringPayload() });
@@ -99,7 +108,12 @@ describe("what comes while it runs", () => {
   test("is shown until the whole is there", async () => {
     await say({ state: "running" }, { _steering: steeringPayload() });
     expect(texts()).toContain("barks");
+    // Which is of the run before, and says so.
+    expect(result().dataset.stale).toBe("true");
+    expect(bar().textContent).toContain("shown: feature 302, of the run before");
     await partial(begun);
+    expect(result().dataset.stale).toBeUndefined();
+    expect(bar().textContent).not.toContain("of the run before");
     expect(texts()).toContain("So far");
     expect(texts()).not.toContain("barks");
     await act(async () => {

@@ -70,6 +70,15 @@ test("a saved copy is read, and sets nothing", async () => {
   expect(wanted()).toEqual([]);
 });
 
+test("the scale in use is the tree's where the kernel chooses it", async () => {
+  const tree = treePayload([ROOT], { request: { scale: "auto" }, scale: 1 });
+  shown = await open({ _values: { ...VALUES, scale: "auto" }, _tree: tree });
+  expect(answer()).toContain("Scale 4, the best");
+  expect(answer()).not.toContain("in use");
+  await press(chart(), "Home");
+  expect(answer()).toContain("in use");
+});
+
 describe("the automatic scale", () => {
   const auto = () => shown.find<HTMLButtonElement>("[data-option=scale] [aria-pressed]");
   const box = () => shown.find<HTMLInputElement>("[data-option=scale] input[type=text]");

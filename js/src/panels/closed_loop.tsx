@@ -123,7 +123,7 @@ function Distributions({ payload }: { payload: LoopPayload }) {
   const groups = [payload.definitions, payload.random].map((group) =>
     group.map(({ activation }) => activation),
   );
-  const most = Math.max(...groups.flat(), Number.MIN_VALUE);
+  const most = Math.max(...groups.flat(), 0);
   const shares = groups.map((values) => histogram(values, most));
   const highest = Math.max(...shares.flat(), Number.MIN_VALUE);
   const medians = groups.map((values) => (values.length ? decimals(median(values), 2) : "–"));
@@ -150,7 +150,7 @@ function Distributions({ payload }: { payload: LoopPayload }) {
       <div class="sae-ends" aria-hidden="true">
         <span>0</span>
         <span>activation</span>
-        <span>{plain(Number(most.toPrecision(2)))}</span>
+        <span>{most > 0 && plain(Number(most.toPrecision(2)))}</span>
       </div>
       <figcaption>
         <span>
@@ -168,7 +168,8 @@ function Distributions({ payload }: { payload: LoopPayload }) {
 function histogram(values: number[], most: number): number[] {
   const bins: number[] = new Array(BINS).fill(0);
   for (const value of values) {
-    bins[Math.min(BINS - 1, Math.floor((Math.max(value, 0) / most) * BINS))] += 1 / values.length;
+    bins[Math.min(BINS - 1, Math.floor((Math.max(value, 0) / (most || 1)) * BINS))] +=
+      1 / values.length;
   }
   return bins;
 }
@@ -200,7 +201,7 @@ function ColourButton() {
         local.panel.main.value = "tree";
       }}
     >
-      Colour the tree by activation
+      Colour the tree
     </button>
   );
 }

@@ -134,6 +134,19 @@ function Difference({ payload }: { payload: DifferencePayload }) {
           </span>
         ))}
       </span>
+      <label
+        class="sae-tool"
+        title="The largest change of P first, among the tokens after one parent"
+      >
+        <input
+          type="checkbox"
+          checked={byChange.value}
+          onChange={(event) => {
+            byChange.value = event.currentTarget.checked;
+          }}
+        />
+        Sort by change
+      </label>
       <span class="sae-fates">
         {FATES.map((fate) => (
           <button
@@ -149,19 +162,6 @@ function Difference({ payload }: { payload: DifferencePayload }) {
           </button>
         ))}
       </span>
-      <label
-        class="sae-tool"
-        title="The largest change of P first, among the tokens after one parent"
-      >
-        <input
-          type="checkbox"
-          checked={byChange.value}
-          onChange={(event) => {
-            byChange.value = event.currentTarget.checked;
-          }}
-        />
-        Sort by change
-      </label>
     </>
   );
   return (

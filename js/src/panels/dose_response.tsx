@@ -10,9 +10,9 @@ import { SteeringOptions } from "../ui/steering_options.tsx";
 import { TakeAway } from "../ui/take_away.tsx";
 
 const UNITS: Record<string, string> = {
-  residual_norm: "times the mean norm of the residual stream",
-  max_activation: "times the feature's largest activation",
-  absolute: "as it is added, in units of the activation",
+  residual_norm: "mean norms of the residual stream",
+  max_activation: "largest activations of the feature",
+  absolute: "units of the activation",
 };
 
 export function DosePanel() {
@@ -117,7 +117,7 @@ function Doses({ payload }: { payload: DosePayload }) {
   return (
     <>
       <div class="sae-tools">
-        <span class="sae-key">{`Strength: ${UNITS[unit] ?? visible(unit)}`}</span>
+        <span class="sae-key">{`Strength in ${UNITS[unit] ?? visible(unit)}`}</span>
         <span class="sae-spring" />
         <TakeAway file="dose.csv" rows={listed} />
       </div>

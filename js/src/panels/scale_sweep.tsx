@@ -39,8 +39,8 @@ function Scales({ payload }: { payload: ScalesPayload }) {
   const pointed = useSignal<number | null>(null);
   const { scale, best, answers } = payload;
   const set = synced.values.value.scale ?? synced.subject.value?.effective.scale;
-  // The tree's own scale is "auto" where the sweep's best one is.
-  const shown = typeof set === "number" ? set : set === "auto" ? scale[best] : payload.shown;
+  const grown = synced.tree.value?.scale ?? null;
+  const shown = typeof set === "number" ? set : set === "auto" ? grown : payload.shown;
   const live = synced.contact.value === "live";
   // Another sweep may have fewer points.
   const at = Math.min(pointed.value ?? best, scale.length - 1);
@@ -78,22 +78,24 @@ function Scales({ payload }: { payload: ScalesPayload }) {
           />
         </section>
       ))}
-      <p class="sae-answer">
-        <span>
-          {`Scale ${short(scale[at])}`}
-          {at === best && ", the best"}
-          {own && ", in use"}
-        </span>
-        <bdi>{visible(answers[at] ?? "") || "–"}</bdi>
-      </p>
-      <div class="sae-tools">
-        <button type="button" disabled={!live || own} onClick={() => use(at)}>
-          {`Use scale ${plain(Number(scale[at].toPrecision(3)))}`}
-        </button>
-      </div>
-      <p class="sae-foot">
+      <p class="sae-note">
         Composite: 0.4 × self-similarity − 0.6 × cross-entropy, each stretched to 0 … 1.
       </p>
+      <div class="sae-answer">
+        <p>
+          <span>
+            {`Scale ${short(scale[at])}`}
+            {at === best && ", the best"}
+            {own && ", in use"}
+          </span>
+          <bdi>{visible(answers[at] ?? "") || "–"}</bdi>
+        </p>
+        {live && (
+          <button type="button" disabled={own} onClick={() => use(at)}>
+            {`Use scale ${plain(Number(scale[at].toPrecision(3)))}`}
+          </button>
+        )}
+      </div>
     </div>
   );
 }

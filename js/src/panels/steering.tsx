@@ -38,7 +38,7 @@ export function SteeringPanel() {
 
 /** The name of a text, its minus a true one. */
 function nameOf({ label }: SteeredText): string {
-  return visible(label).replace(/^-/, "−");
+  return visible(label).replace(/(^| )-/, "$1−");
 }
 
 /** A token of one of the texts. */

@@ -43,6 +43,8 @@ export interface Synced {
   result<P extends Payload>(name: string): ReadonlySignal<P | null>;
   /** How an analysis stands that runs on request, by its name in Python. */
   job(name: string): Job;
+  /** Whether what an analysis shows is of a run before the one that was asked for last. */
+  isOld(name: string): boolean;
   contact: ReadonlySignal<Contact>;
   /** What the last change was refused for; null when it was taken. */
   refusal: Signal<string | null>;
@@ -193,6 +195,12 @@ export function connect(model: Model): Synced {
     });
   }
 
+  function isOld(name: string): boolean {
+    const { state } = job(name);
+    const before = state === "running" && !partials.value[name];
+    return before || state === "stale" || state === "error";
+  }
+
   function set(changed: Values): void {
     refusal.value = null;
     ask({ type: "set", values: changed }).catch((error: Error) => {
@@ -226,6 +234,7 @@ export function connect(model: Model): Synced {
     },
     job,
     contact,
+    isOld,
     refusal,
     files,
     ask,

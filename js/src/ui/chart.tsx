@@ -26,13 +26,15 @@ export interface ChartProps {
   text?(index: number): string;
 }
 
-const HEIGHT = 132;
+const HEIGHT = 110;
 const LEFT = 46;
 const RIGHT = 10;
 const TOP = 16;
 const BOTTOM = 20;
 /** Width before the real one is known, and where a host draws us unseen. */
 const UNKNOWN = 320;
+/** Width that the word of a mark needs. */
+const WORD = 60;
 /** Width that a label of an axis needs. */
 const LABEL = 56;
 
@@ -129,12 +131,7 @@ export function Chart(props: ChartProps) {
           return (
             <g key={word}>
               <path class="sae-mark" d={`M${left} ${TOP - 4}V${HEIGHT - BOTTOM}`} />
-              <text
-                class="sae-tick"
-                x={left}
-                y={TOP - 6}
-                text-anchor={left > width - 60 ? "end" : left < LEFT + 30 ? "start" : "middle"}
-              >
+              <text class="sae-tick" x={left} y={TOP - 6} text-anchor={anchor(left)}>
                 {word}
               </text>
             </g>
@@ -163,6 +160,16 @@ export function Chart(props: ChartProps) {
       </svg>
     </div>
   );
+
+  /** How the word of a mark stands to it: away from the edges, and from the word of another. */
+  function anchor(left: number): "start" | "middle" | "end" {
+    if (left > width - WORD) return "end";
+    if (left < LEFT + WORD / 4) return "start";
+    const away = marks.map((mark) => across.place(mark.x) - left);
+    if (away.some((distance) => distance > 0 && distance < WORD)) return "end";
+    const follows = away.some((distance) => distance < 0 && distance > -WORD);
+    return follows || left < LEFT + WORD / 2 ? "start" : "middle";
+  }
 
   /** A line through what there is; it breaks where there is nothing. */
   function curve(own: (number | null)[]): string {

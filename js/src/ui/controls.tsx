@@ -24,6 +24,7 @@ const SPECIAL: Record<string, (props: FieldProps) => ComponentChildren> = {
   pca: Components,
   prompt: Prompt,
   second: SecondDirection,
+  action: Action,
 };
 
 export interface FieldProps {
@@ -42,7 +43,12 @@ export function useUnique(): string {
 }
 
 /** Labels that are more than the name. */
-const LABELS: Record<string, string> = { pca: "PCA", second: "Second direction" };
+const LABELS: Record<string, string> = {
+  at: "Where",
+  pca: "PCA",
+  second: "Second direction",
+  skip_bos: "Skip BOS",
+};
 
 /** Name of an option as a label: that of the trait, in words. */
 export function labelOf(name: string): string {
@@ -426,11 +432,22 @@ function Three(props: FieldProps) {
   );
 }
 
+/** To steer or to clamp: an activation that is held has no residual norm, so the unit goes along. */
+function Action(props: FieldProps) {
+  const { synced } = useExplorer();
+  const { choice } = props;
+  const change = (action: Value) =>
+    action === "clamp" && synced.values.value.unit === "residual_norm"
+      ? synced.set({ action, unit: "max_activation" })
+      : choice.change(action);
+  return <Words {...props} choice={{ ...choice, change }} />;
+}
+
 function Words(props: FieldProps) {
   return (
     <Pick
       {...props}
-      words={props.control.choices.map((word) => [word, word])}
+      words={props.control.choices.map((word) => [word, word.replaceAll("_", " ")])}
       of={(word) => word}
     />
   );

@@ -101,6 +101,10 @@ function groupsOf(files: string[], tree: boolean): { title: string; items: Item[
   const groups = new Map<string, Item[]>();
   const put = (title: string, item: Item) =>
     groups.set(title, [...(groups.get(title) ?? []), item]);
+  // First, where nobody has to look for it.
+  if (files.includes(REPORT)) {
+    put("Everything", { file: REPORT, text: "HTML report" });
+  }
   for (const file of files.filter((name) => name !== REPORT)) {
     const [result, form] = file.split(".");
     put(titleOf(result), { file, text: FORMATS[form] ?? form });
@@ -109,9 +113,6 @@ function groupsOf(files: string[], tree: boolean): { title: string; items: Item[
     for (const picture of PICTURES) {
       put(titleOf("tree"), { file: `tree.${picture}`, text: FORMATS[picture], picture });
     }
-  }
-  if (files.includes(REPORT)) {
-    put("Everything", { file: REPORT, text: "HTML report" });
   }
   return [...groups].map(([title, items]) => ({ title, items }));
 }

@@ -322,9 +322,12 @@ function Notice() {
   const wrong = refusal ?? error;
   // Where there is nothing below, it may take the room that it needs.
   const whole = wrong !== null && !synced.tree.value;
+  const label = synced.tree.value?.label ?? "";
+  // A tree that is more than a feature's, such as a steered one, says so where the controls are folded.
+  const said = text !== state ? text : label.includes(", ") ? label : "";
   return (
     <div class="sae-notice" data-whole={whole || undefined}>
-      {!wrong && text !== state && <span title={visible(text)}>{visible(text)}</span>}
+      {!wrong && said && <span title={visible(said)}>{visible(said)}</span>}
       {/* There before it speaks, or nobody would hear it. */}
       <div
         role="alert"

@@ -41,6 +41,8 @@ export function Interventions(props: FieldProps) {
   const wrong = useSignal<string | null>(null);
   /** What held when the kernel was asked last; null while nothing is asked. */
   const asked = useRef<{ told: Value } | null>(null);
+  /** What held when it was last looked at. */
+  const known = useRef<Value>(synced.values.peek()[control.name] ?? null);
   const box = useRef<HTMLDivElement>(null);
   const grab = useRef("");
   const note = useUnique();
@@ -48,7 +50,17 @@ export function Interventions(props: FieldProps) {
   useSignalEffect(() => {
     const told = synced.values.value[control.name] ?? null;
     const refusal = synced.refusal.value;
-    if (!asked.current) return;
+    if (!asked.current) {
+      // Another view or a cell has set them meanwhile; what is begun here comes behind.
+      if (edited.peek() && !same(told, known.current)) {
+        const begun = (edited.peek() ?? []).filter((row) => !complete(row));
+        edited.value =
+          told === null || begun.length === 0 ? null : [...(told as Intervention[]), ...begun];
+      }
+      known.current = told;
+      return;
+    }
+    known.current = told;
     if (!same(told, asked.current.told)) {
       // Taken, though the kernel may write it in other words.
       edited.value = asked.current = null;
@@ -122,6 +134,7 @@ export function Interventions(props: FieldProps) {
           class="sae-small-button"
           disabled={disabled}
           onClick={() => {
+            grab.current = ".sae-small-button";
             edited.value = wrong.value = null;
           }}
         >

@@ -22,6 +22,7 @@ export function OnRequest<P extends RequestedPayload>(props: OnRequestProps<P>) 
   const { synced } = useExplorer();
   const payload = synced.result<P>(panel).value;
   const { state } = synced.job(panel);
+  const old = synced.isOld(panel);
   const saved = synced.contact.value === "saved";
   return (
     <div class="sae-panel sae-requested">
@@ -29,7 +30,7 @@ export function OnRequest<P extends RequestedPayload>(props: OnRequestProps<P>) 
       <RunBar panel={panel} />
       <div
         class="sae-result"
-        data-stale={(payload && state === "stale") || undefined}
+        data-stale={(payload && old) || undefined}
         aria-busy={state === "running"}
       >
         {payload ? (
@@ -54,7 +55,9 @@ export function RunBar({ panel }: { panel: string }) {
   const running = job.state === "running";
   const known = running && job.progress !== null;
   if (contact === "saved") {
-    return payload && <p class="sae-run-saved">{visible(wordsOf(job, payload))}</p>;
+    return (
+      payload && <p class="sae-run-saved">{visible(wordsOf(job, payload, synced.isOld(panel)))}</p>
+    );
   }
   return (
     <div class="sae-run" data-state={job.state}>
@@ -63,7 +66,8 @@ export function RunBar({ panel }: { panel: string }) {
           type="button"
           aria-keyshortcuts="Escape"
           title="Stop, and keep what there is  Esc"
-          onClick={() => ask({ type: "cancel", panel })}
+          // The second click of two that were meant to run it is none to stop it.
+          onClick={(event) => event.detail < 2 && ask({ type: "cancel", panel })}
         >
           <Icon name="close" />
           Cancel
@@ -80,7 +84,7 @@ export function RunBar({ panel }: { panel: string }) {
           {payload || job.state === "error" ? "Run again" : "Run"}
         </button>
       )}
-      <span class="sae-run-text">{visible(wordsOf(job, payload))}</span>
+      <span class="sae-run-text">{visible(wordsOf(job, payload, synced.isOld(panel)))}</span>
       {/* There before it speaks, or nobody would hear it. */}
       <div role="alert" class="sae-run-alert">
         {job.state === "error" && (
@@ -113,8 +117,10 @@ export function RunBar({ panel }: { panel: string }) {
 }
 
 /** What is going on, or what it is that is shown. */
-function wordsOf(job: Job, payload: RequestedPayload | null): string {
-  if (job.state === "running") return job.text;
+function wordsOf(job: Job, payload: RequestedPayload | null, old: boolean): string {
+  if (job.state === "running") {
+    return payload && old ? `${job.text}; shown: ${payload.label}, of the run before` : job.text;
+  }
   if (!payload) return job.state === "error" ? "" : job.text;
   if (job.state === "error") return `Shown: ${payload.label}, of the run before.`;
   if (job.state === "stale") return `Shown: ${payload.label}, of before the last change.`;

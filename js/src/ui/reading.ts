@@ -39,7 +39,7 @@ export function measuresOf(tree: TreeData, { synced }: Explorer): Measures {
 /** The closed loop's activations, where they are those of this very tree. */
 function activationOf(tree: TreeData, synced: Explorer["synced"]): ArrayLike<number> | null {
   const loop = synced.result<LoopPayload>("loop").value;
-  if (!loop || synced.job("loop").state === "stale") return null;
+  if (!loop || synced.isOld("loop")) return null;
   if (synced.status.value.state === "growing") return null;
   const nodes = numbers(loop.nodes);
   return nodes.length === tree.count ? nodes : null;

@@ -427,6 +427,8 @@ class DefinitionTree(Result):
                 f"have {live.d_model}. Give the model it was grown with: "
                 f"{self.provenance.model['id']}."
             )
+        if live is not self.subject:
+            self._check_model(live)
         if self.request.interventions and live is not self.subject:
             grown_with = self.provenance.sae
             chosen = live.sae.describe() if live.saes else {}
@@ -437,6 +439,18 @@ class DefinitionTree(Result):
                     "subject.select(sae_id=...)."
                 )
         return live
+
+    def _check_model(self, live: Subject) -> None:
+        """Refuse a model whose answers are not those that the tree holds."""
+        known, given = self.provenance.model, live.provenance(with_sae=False).model
+        # In another dtype the weights are others, to the letter.
+        names = ["fingerprint"] if known["dtype"] == given["dtype"] else ["id", "architecture"]
+        if any(known[name] != given[name] for name in names):
+            raise ExplorerError(
+                f"The tree was grown with {known['id']} ({known['architecture']}, weights "
+                f"{known['fingerprint']}), not with this {given['id']} ({given['architecture']}, "
+                f"weights {given['fingerprint']}). Give the model it was grown with."
+            )
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a node, the root first with parent -1; ``parent`` is a row number.

@@ -162,7 +162,7 @@ def measure_lift(
     >>> tree = grow_tree(Subject.demo(), feature=302, cutoff=1e-3)  # doctest: +SKIP
     >>> tree.to_frame().assign(lift=measure_lift(tree))  # doctest: +SKIP
     """
-    if random < 1:
+    if not replace(tree.request, lift=random, lift_seed=seed).lift:  # which checks both
         raise ExplorerError(f"random is {random}; lift needs at least 1 random direction.")
     live = tree.live_subject(subject)
     prompts = random_prompts(live, tree.request, tree.prompt_with_ghosts(), random, seed)

@@ -95,7 +95,7 @@ class TreeRequest(DirectionRequest):
         5, "Number of next tokens considered at each node.", minimum=1, slider=(1, 20)
     )
     max_depth: int = option(
-        25, "Largest depth of a node.", unit="tokens", minimum=1, slider=(1, 50)
+        25, "Largest depth of a node.", unit="tokens", minimum=1, maximum=4096, slider=(1, 50)
     )
     max_nodes: int | None = option(
         50_000,
@@ -109,13 +109,14 @@ class TreeRequest(DirectionRequest):
         "Number of random directions that lift is measured against, such as 8; 0 leaves it out. Lift "
         "tells what this vector says from what any vector would.",
         minimum=0,
+        maximum=1024,
         slider=(0, 16),
     )
     lift_seed: int = option(0, "Seed of the random directions.", minimum=0)
     interventions: tuple[Intervention, ...] = option(
         (),
-        "Features steered, clamped or ablated while the model runs: from Python [Steer(17, 4.0), "
-        "Clamp(5, 8.0), Ablate(9)], else 'steer 17 4; clamp 5 8 at=generated; ablate 9'.",
+        "Features steered, clamped or ablated while the model runs, such as 'steer 17 4; clamp 5 8 "
+        "at=generated; ablate 9'; in Python also [Steer(17, 4.0), Ablate(9)].",
         group="interventions",
     )
 
@@ -538,8 +539,7 @@ class _Growth:
         """Return what measures the lift of the tree, None where there is nothing to measure."""
         from sae_explorer.analyses.lift import LiftMeasurement, random_prompts
 
-        known = self._lift is not None and self._lift[0] == self.cutoff
-        if not self.request.lift or known or not self.finished:
+        if not self.request.lift or self._has_lift or not self.finished:
             return None
         order, parent = self._rows()
         request = replace(self.request, scale=self.scale)
@@ -554,6 +554,11 @@ class _Growth:
             prompts,
             self.request.interventions,
         )
+
+    @property
+    def _has_lift(self) -> bool:
+        """Whether the lift of all rows is known, as they are now."""
+        return self._lift is not None and self._lift[0] == self.cutoff
 
     def take_lift(self, measured: LiftMeasurement) -> None:
         """Keep the lift of the rows, unless it was broken off."""
@@ -651,9 +656,9 @@ class _Growth:
         status = "partial" if len(self._open) else "complete"
         if self.full or over:
             status = "budget"
-        lift = self._lift[1] if self._lift and len(self._lift[1]) == len(order) else None
-        if self._lift and self._lift[0] != self.cutoff:
-            lift = None
+        if self.request.lift and self.finished and not self._has_lift:
+            status = "partial"
+        lift = self._lift[1] if self._lift and self._has_lift else None
         probability, cumulative = self.probability[order], self.cumulative[order]
         expanded = self.prefix[order] >= 0
         followed = np.bincount(parent[1:], weights=probability[1:], minlength=len(order))

@@ -37,6 +37,9 @@ _DIGITS = 18
 #: Characters of a value in an error.
 _SHOWN = 120
 
+#: Terms of a direction; more are better summed as vectors.
+_MOST_TERMS = 256
+
 #: How values are written in errors.
 _BRIEFLY = reprlib.Repr()
 _BRIEFLY.maxstring = _BRIEFLY.maxother = 80
@@ -106,6 +109,13 @@ class Direction:
     example: ClassVar[str] = "feature(4021) - feature(17)"
 
     terms: tuple[Term, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.terms) > _MOST_TERMS:
+            raise ExplorerError(
+                f"The direction has {len(self.terms):,} terms; at most {_MOST_TERMS} are possible. Add "
+                "them up before, and give vector(total)."
+            )
 
     def __add__(self, other: object) -> Direction:
         if not isinstance(other, Direction):

@@ -83,6 +83,11 @@ def refuse_without_activations(studied: StudiedSAE) -> None:
         )
 
 
+def positions_at_once(features: int) -> int:
+    """Return how many positions to encode together, where each makes so many numbers."""
+    return min(_POSITIONS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // max(1, features)))
+
+
 def quiet(sae: SAE[Any]) -> SAE[Any]:
     """Return the SAE as it is to be run, on the same weights: flat activations, no training.
 
@@ -92,6 +97,8 @@ def quiet(sae: SAE[Any]) -> SAE[Any]:
     twin = copy.copy(sae)
     twin.turn_off_forward_pass_hook_z_reshaping()
     twin.training = False
+    # What normalises keeps its factor on the object that it was made for: on this one, not the user's.
+    twin._setup_activation_normalization()  # noqa: SLF001
     return twin
 
 

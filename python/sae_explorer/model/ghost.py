@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sae_explorer.errors import ExplorerError
-from sae_explorer.model.direction import Direction
+from sae_explorer.model.direction import Direction, check_sum
 from sae_explorer.request import Request, option
 
 if TYPE_CHECKING:
@@ -211,13 +211,18 @@ def _sum_parts(
     subject: Subject, direction: Direction, weights: str | tuple[float, ...]
 ) -> tuple[list[Vector], list[float]]:
     """Return a direction's summands and their weights, such that the sum is a unit vector."""
-    if not isinstance(weights, str):
-        encoder, decoder = (
-            Direction(tuple(replace(t, weights=t.weights or side) for t in direction.terms)) * share
-            for side, share in zip(("encoder", "decoder"), weights, strict=True)
-        )
-        direction, weights = encoder + decoder, "encoder"
-    parts = direction.parts(subject, weights, as_unit=True)
+    parts: list[tuple[float, Vector]] = []
+    for term in direction.terms:
+        if isinstance(weights, str) or term.feature is None or term.weights:
+            side = (
+                weights if isinstance(weights, str) else "encoder"
+            )  # one that it does not ask for
+            parts += Direction((term,)).parts(subject, side, as_unit=True)
+        else:
+            # A feature that does not say which of its vectors is meant stands for the unit mix.
+            own_parts, shares = _feature_parts(subject, term.feature, weights)
+            parts += [(term.weight * s, v) for s, v in zip(shares, own_parts, strict=True)]
+    check_sum(direction, parts)
     if len(parts) == 1:  # the unit vector itself, to the last digit
         ((weight, own),) = parts
         given = direction.terms[0].vector is not None

@@ -9,6 +9,7 @@ any of them. A transcoder measures at one hook point and writes at another of th
 
 from __future__ import annotations
 
+import copy
 import re
 import weakref
 from collections.abc import Mapping, Sequence
@@ -46,9 +47,6 @@ UNITS = ("absolute", "max_activation", "residual_norm")
 
 #: SAEs that divide what they read by a norm of its own, and multiply what they write by it again.
 _NORMALISED = ("constant_norm_rescale", "layer_norm")
-
-#: Positions encoded together: a wide SAE has more numbers at each than the model's logits.
-_POSITIONS_AT_ONCE = 512
 
 #: SAEs whose edits were seen to reach a model's output.
 _tried: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
@@ -92,7 +90,8 @@ class Intervention:
     def __post_init__(self) -> None:
         self._check_feature()
         if self.amount:
-            object.__setattr__(self, self.amount, self._checked(self.amount))
+            # -0.0 does as 0.0 does.
+            object.__setattr__(self, self.amount, self._checked(self.amount) + 0.0)
         unit = getattr(self, "unit", None)
         if self.units and not (isinstance(unit, str) and unit in self.units):
             raise ExplorerError(
@@ -125,7 +124,9 @@ class Intervention:
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise ExplorerError(f"{name} of {self._name} is {shown(number)}; it must be a number.")
         if not -_LARGEST < number < _LARGEST:  # NaN is not
-            raise ExplorerError(f"{name} of {self._name} is {shown(number)}; it must be finite.")
+            raise ExplorerError(
+                f"{name} of {self._name} is {shown(number)}; it must be finite, and below {_LARGEST:g}."
+            )
         return float(number)
 
     @property
@@ -628,6 +629,7 @@ class _Edit:
         scaled = whole.cfg.normalize_activations in _NORMALISED
         fixed = self._features and not scaled
         self._decoded = _decoder_rows(whole, self._features) if fixed else None
+        self._decoder = _in_float32(self._narrow) if scaled else self._narrow
         holds = any(part.kind == "hold" for part in self._parts)
         self._measures = bool(self._features) and (scaled or holds)
         self._added = torch.stack(self._vectors) if self._vectors else None
@@ -638,6 +640,8 @@ class _Edit:
         """Make the change in every forward within the block."""
         subject, whole, narrow, alone = self._subject, self._whole, self._narrow, self._alone
         rows, measures, vectors = self._decoded, self._measures, self._added
+        decoder = self._decoder
+        at_once = encoding.positions_at_once(len(self._features) if alone else subject.sae.width)
         reads, writes = self._sites
         pending: list[Tensor | None] = []
 
@@ -656,7 +660,7 @@ class _Edit:
                 return added @ rows
             holds = self._numbers(acting, "hold", count, mark=True).to(device)
             changes, start = [], 0
-            for part in torch.split(encoding.positions_for(subject.sae, x), _POSITIONS_AT_ONCE):
+            for part in torch.split(encoding.positions_for(subject.sae, x), at_once):
                 at = slice(start, start + len(part)) if len(added) > 1 else slice(None)
                 start += len(part)
                 read = narrow.encode(part) if alone else whole.encode(part)[..., self._features]
@@ -665,8 +669,8 @@ class _Edit:
                     changes.append(difference.to(rows) @ rows)
                 else:
                     # One call, since the factor is kept from encode to the next decode and no further.
-                    difference = difference.to(narrow.W_dec)
-                    both = narrow.decode(torch.stack([difference, torch.zeros_like(difference)]))
+                    difference = difference.to(decoder.W_dec)
+                    both = decoder.decode(torch.stack([difference, torch.zeros_like(difference)]))
                     changes.append(both[0] - both[1])
             return torch.cat(changes)
 
@@ -786,7 +790,7 @@ def _chosen(intervention: Intervention, layout: Layout, bos: int) -> NDArray[np.
                 )
             counted = np.where(wanted < 0, layout.prompt_length + wanted, wanted)
             where = (layout.position == counted).any(axis=0)
-    if intervention.skip_bos:
+    if intervention.skip_bos and isinstance(intervention.at, str):  # a listed place is meant
         where = where & ~((layout.position == 0) & (layout.ids == bos))
     return where
 
@@ -831,16 +835,21 @@ def _decoder_rows(sae: SAE[Any], features: Sequence[int]) -> Tensor:
 
     Where an SAE multiplies its output by a norm of what it read, before that.
     """
-    twin = encoding.narrowed(encoding.quiet(sae), features)
+    twin = _in_float32(encoding.narrowed(encoding.quiet(sae), features))
     twin.run_time_activation_norm_fn_out = lambda out: out
-    # A difference of halves would not be the row.
-    twin._parameters = {  # noqa: SLF001
-        name: None if weights is None else torch.nn.Parameter(weights.float(), requires_grad=False)
-        for name, weights in twin._parameters.items()  # noqa: SLF001
-    }
     ones = torch.eye(len(features)).to(twin.W_dec)
     rows: Tensor = twin.decode(ones) - twin.decode(torch.zeros_like(ones))
     return rows.detach()
+
+
+def _in_float32(sae: SAE[Any]) -> SAE[Any]:
+    """Return the SAE for decoding: a difference of two sums in half precision is no feature's row."""
+    twin = copy.copy(sae)
+    twin._parameters = {  # noqa: SLF001
+        name: None if weights is None else torch.nn.Parameter(weights.float(), requires_grad=False)
+        for name, weights in sae._parameters.items()  # noqa: SLF001
+    }
+    return twin
 
 
 def _corpus() -> Any:

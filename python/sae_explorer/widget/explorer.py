@@ -638,12 +638,14 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
                 self.reset()
             case {"type": "run", "panel": str(panel)}:
                 self._session.requested.start(panel)
+            case {"type": "cancel", "panel": str(panel)}:
+                self.cancel(panel)
+            case {"type": "run" | "cancel", "panel": other} if other is not None:
+                raise ExplorerError(f"There is no panel {reprlib.repr(other)}.")
             case {"type": "run"}:
                 self.retry()
             case {"type": "resume"}:
                 self.resume()
-            case {"type": "cancel", "panel": str(panel)}:
-                self.cancel(panel)
             case {"type": "cancel"}:
                 self._session.cancel()
             case {"type": "export", "file": str(file)}:

@@ -49,7 +49,7 @@ _HEADING_STYLE = "margin:0;font-size:1.15em"
 _PARAGRAPH_STYLE = "margin:.4em 0"
 _TABLE_STYLE = "border-collapse:collapse;margin:.6em 0;font-size:inherit"
 _LEFT_STYLE = "padding:.1em 1.5em .1em 0;text-align:left"
-_RIGHT_STYLE = "padding:.1em 0;text-align:right;font-variant-numeric:tabular-nums"
+_RIGHT_STYLE = "padding:.1em 0 .1em 1em;text-align:right;font-variant-numeric:tabular-nums"
 _CHIP_STYLE = "margin-right:.8em;white-space:pre-wrap"
 _SMALL_STYLE = "margin:.4em 0;font-size:.85em;opacity:.8"
 

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 #: Least time between two messages about a run, in seconds.
 _INTERVAL = 0.2
-#: Options of a request that change nothing in its answer but what is marked in it: a click on a point
-#: of the sweep sets the scale.
-_MARKED_ONLY = {"scales": ("scale",)}
+#: Options of a request that change nothing in its answer but what is marked in it, if that: a click on
+#: a point of the sweep sets the scale.
+_MARKED_ONLY = {"scales": ("scale",), "loop": ("lift", "lift_seed")}
 #: Share of the time that may go into telling what was found so far.
 _TELLING = 0.2
 
@@ -73,6 +73,8 @@ class _Requested(Panel):
     begun: bool = False
     #: The tree that the result is about, where it was given one.
     tree: Any = None
+    #: What the last run failed with, until somebody has read it.
+    failure: str | None = None
 
     def drop_job(self) -> None:
         super().drop_job()
@@ -93,8 +95,6 @@ class Requested:
         self._panels: dict[str, _Requested] = {
             name: _Requested.of(name) for name, analysis in ANALYSES.items() if analysis.on_request
         }
-        #: What failed since it was last asked.
-        self._failure: str | None = None
 
     # ---- what may be asked of it
 
@@ -113,8 +113,10 @@ class Requested:
             job = panel.job
             if job is not None and wanted == panel.wanted and not job.cancelled.is_set():
                 return
-            panel.drop_job()
-            panel.wanted, panel.error = wanted, None
+            if job is not None:
+                panel.drop_job()
+                self.tell()  # that one has ended, with all that it had found
+            panel.wanted, panel.error, panel.failure = wanted, None, None
             if self._session.subject is None or self._session.loading:
                 panel.awaited = True
             else:
@@ -171,9 +173,8 @@ class Requested:
             awaited = panel.awaited
             panel.drop_job()
             panel.awaited = awaited
-            panel.result = panel.error = panel.answered = panel.tree = None
+            panel.result = panel.error = panel.answered = panel.tree = panel.failure = None
             self._session.view.show_result(panel.name, None)
-        self._failure = None
 
     def close(self) -> None:
         """Let go of everything; nobody is told any more."""
@@ -196,9 +197,11 @@ class Requested:
                 self._session.view.show_partial(panel.name, panel.told)
 
     def failure(self) -> str | None:
-        """Return, once, what went wrong last since this was asked before."""
-        failure, self._failure = self._failure, None
-        return failure
+        """Return, once, what the last run of an analysis failed with since this was asked before."""
+        failures = [panel.failure for panel in self._panels.values()]
+        for panel in self._panels.values():
+            panel.failure = None
+        return next((failure for failure in failures if failure is not None), None)
 
     # ---- what there is
 
@@ -305,13 +308,21 @@ class Requested:
         result = panel.run(subject, wanted, progress=progress, cancel=job.cancelled, **given)
         payload = result.payload(subject)
         with self._session.lock:
-            if panel.job is job:
+            if panel.job is job and self._is_worth_less(panel, job):
+                panel.drop_job()
+                self._session.settle()
+            elif panel.job is job:
                 panel.drop_job()
                 panel.result, panel.answered, panel.tree = result, wanted, given.get("tree")
                 # In this order: what is found so far is shown only while it runs.
                 self._session.view.show_result(panel.name, payload)
                 self._session.settle()
         yield
+
+    @staticmethod
+    def _is_worth_less(panel: _Requested, job: Job) -> bool:
+        """Return whether a run was stopped before it had anything to show in place of the last."""
+        return job.cancelled.is_set() and panel.told is None and panel.result is not None
 
     def _show_progress(
         self, panel: _Requested, job: Job, subject: Subject, pace: _Pace, progress: Progress
@@ -325,10 +336,11 @@ class Requested:
             if panel.job is not job:
                 return
             panel.progress = progress.share
-            if not job.cancelled.is_set():
+            stopping = job.cancelled.is_set()
+            if not stopping:
                 panel.text = progress.text
             self.tell()
-            if payload is not None:
+            if payload is not None and not stopping:
                 panel.told = payload
                 self._session.view.show_partial(panel.name, payload)
         pace.told()
@@ -344,7 +356,7 @@ class Requested:
 
     def _break(self, panel: _Requested, wanted: Request | None, error: str) -> None:
         panel.wanted, panel.error = wanted, error
-        self._failure = error
+        panel.failure = error
 
     # ---- telling
 

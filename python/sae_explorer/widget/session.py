@@ -271,7 +271,11 @@ class Session:
                 answered = [p for p in answered if _same_source(p.result.request, request)]
             found = {panel.name: panel.result for panel in answered}
             values = dict(self.values)
-            for panel in reversed(answered):
+            standing = self.requested.standing(found, values)
+            stale = {name for name, job in standing.items() if job.state == "stale"}
+            # Where two were asked for different things, the one of before a change gives way.
+            by_age = sorted(answered, key=lambda panel: panel.name in stale)
+            for panel in reversed(by_age):
                 asked = panel.answered
                 values |= {option: getattr(asked, option) for option in panel.takes}
             status = self._kept
