@@ -138,7 +138,8 @@ def test_every_format_is_written_as_python_writes_it(
     assert lines[0] == "loading the model and the SAE"
     assert lines[1].startswith("working on ")
     assert re.fullmatch(rf"{len(expected):,} rows in \d+\.\d s", lines[2])
-    assert lines[3:] == [f"wrote {path}" for path in paths.values()]
+    score = [repr(expected)] if name == "loop" else []
+    assert lines[3:] == [*(f"wrote {path}" for path in paths.values()), *score]
 
 
 @pytest.mark.parametrize(

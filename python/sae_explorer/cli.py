@@ -479,6 +479,8 @@ def _analyse(name: str, given: argparse.Namespace) -> int:
         _write(getattr(result, FORMATS[flag].method), path)
     if not paths:
         _show(result)
+    elif hasattr(result, "score"):
+        _say(repr(result))  # a table of its rows does not hold it
     return status
 
 

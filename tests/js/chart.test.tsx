@@ -141,6 +141,15 @@ describe("the drawing", () => {
     expect(host.innerHTML).not.toMatch(/NaN|Infinity/);
     expect(places("circle", "cx").every(Number.isFinite)).toBe(true);
   });
+
+  test.each([
+    [0.3, ["end", "start"]],
+    [1.2, ["middle", "middle"]],
+  ])("words of marks do not lie on each other: one at %s", async (x, anchors) => {
+    await draw({ marks: [0, x].map((place) => ({ x: place, label: `mark ${place}` })) });
+    const words = all(".sae-mark + text");
+    expect(words.map((word) => word.getAttribute("text-anchor"))).toEqual(anchors);
+  });
 });
 
 describe("ticks", () => {

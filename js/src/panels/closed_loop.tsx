@@ -1,4 +1,4 @@
-// The closed loop (row N4): does the feature answer to the definitions that its tree gives?
+// The closed loop: does the feature answer to the definitions that its tree gives?
 import { useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";

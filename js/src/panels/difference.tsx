@@ -1,4 +1,4 @@
-// Two trees aligned node by node (row N6): what appears, vanishes, gains and loses.
+// Two trees aligned node by node: what appears, vanishes, gains and loses.
 import { useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 import { ExplorerContext, useExplorer } from "../state/context.ts";

@@ -1,4 +1,4 @@
-// Dose-response (row F7): what a feature does as its strength grows. All charts share one rule, and
+// Dose-response: what a feature does as its strength grows. All charts share one rule, and
 // what stands at it is written out below.
 import { useSignal } from "@preact/signals";
 import type { DosePayload } from "../state/protocol.ts";

@@ -1,4 +1,4 @@
-// Logit lens (row C4): the tokens that the direction raises and lowers most.
+// Logit lens: the tokens that the direction raises and lowers most.
 import { useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 import { numbers } from "../state/columns.ts";

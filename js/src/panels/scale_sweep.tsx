@@ -1,4 +1,4 @@
-// The sweep over scales (row N3): where along the length of the direction the tree says most.
+// The sweep over scales: where along the length of the direction the tree says most.
 import { useSignal } from "@preact/signals";
 import { useExplorer } from "../state/context.ts";
 import type { ScalesPayload } from "../state/protocol.ts";

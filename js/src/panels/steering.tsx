@@ -1,4 +1,4 @@
-// Steering (row F6): the unsteered text beside the steered ones. The tokens that differ are marked,
+// Steering: the unsteered text beside the steered ones. The tokens that differ are marked,
 // and behind each token stands how strongly the feature reads it.
 import { type Signal, useComputed, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";

@@ -1,4 +1,4 @@
-// Nearest tokens (rows C1-C3): ranked here, so that the exponent's slider answers within a frame.
+// Nearest tokens: ranked here, so that the exponent's slider answers within a frame.
 import { useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 import { numbers } from "../state/columns.ts";

@@ -1,4 +1,4 @@
-// The definition tree (rows B8-B12), as an outline or as a diagram.
+// The definition tree, as an outline or as a diagram.
 import type { ComponentChildren } from "preact";
 import { useMemo, useRef } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";

@@ -16,9 +16,9 @@ export interface Local {
   openAbove: Signal<number | null>;
   /** Nodes opened (true) or folded (false) by hand, by row. */
   toggled: Signal<ReadonlyMap<number, boolean>>;
-  /** Nodes less probable (P) than this are hidden (row B11). */
+  /** Nodes less probable (P) than this are hidden. */
   trim: Signal<number>;
-  /** Hide tokens that are empty or bare closing quotes (row B10). */
+  /** Hide tokens that are empty or bare closing quotes. */
   quiet: Signal<boolean>;
   /** What is searched for in the tree. */
   query: Signal<string>;

@@ -92,7 +92,7 @@ export interface Status {
   /** Number of the run that the figures belong to; appended rows carry the same. */
   run: number;
   nodes: number;
-  /** Probability of the answers that begin with a path to a tip of the tree (row N5). */
+  /** Probability of the answers that begin with a path to a tip of the tree. */
   covered: number;
   /** Cumulative probability above which the tree is complete. */
   threshold: number;
@@ -152,7 +152,7 @@ export interface TreeRows {
 
 export interface TreePayload extends Payload, TreeRows {
   status: "complete" | "budget" | "partial";
-  /** Lift over random directions for each row, float32 (row N2); none where it was not measured. */
+  /** Lift over random directions for each row, float32; none where it was not measured. */
   lift?: Column | null;
   /** Length of the ghost's direction, which the request may leave open. */
   scale?: number | null;

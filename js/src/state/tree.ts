@@ -252,7 +252,7 @@ export class TreeData implements Payload {
     return (this.kind(row) & (END | CLOSES)) !== 0;
   }
 
-  /** Whether the token is empty or only closes a quotation (row B10). */
+  /** Whether the token is empty or only closes a quotation. */
   isQuiet(row: number): boolean {
     return (this.kind(row) & QUIET) !== 0;
   }

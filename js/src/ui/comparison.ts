@@ -1,4 +1,4 @@
-// Two trees in one, read node by node (row N6): what is in which, and how the probability changed.
+// Two trees in one, read node by node: what is in which, and how the probability changed.
 import { numbers } from "../state/columns.ts";
 import type { Column, DifferencePayload, TreePayload } from "../state/protocol.ts";
 import { TreeData } from "../state/tree.ts";

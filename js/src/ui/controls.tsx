@@ -190,7 +190,7 @@ function inWords(value: Value): string {
   return typeof value === "boolean" ? (value ? "on" : "off") : String(value);
 }
 
-/** Length of the direction, which may be left to the sweep over scales (row N3). */
+/** Length of the direction, which may be left to the sweep over scales. */
 function Scale(props: FieldProps) {
   const { control, choice, disabled, effective } = props;
   const { tree } = useExplorer().synced;
@@ -515,7 +515,7 @@ export function Segments<T extends string>(props: {
 
 const ENDS = { encoder: [1, 0], decoder: [0, 1] };
 
-/** Encoder, decoder, or a mix of both (row B4). */
+/** Encoder, decoder, or a mix of both. */
 function Weights(props: FieldProps) {
   const { control, choice, disabled, help } = props;
   const mixed = Array.isArray(choice.value);
@@ -572,7 +572,7 @@ const SHARES = {
   position: (share: number) => Math.round(share * 20),
 };
 
-/** Weights of the first principal components: the k-th number is that of the k-th (row B3). */
+/** Weights of the first principal components: the k-th number is that of the k-th. */
 function Components(props: FieldProps) {
   const { control, choice, disabled, help } = props;
   const weights = (choice.value ?? []) as number[];

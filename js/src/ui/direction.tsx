@@ -1,4 +1,4 @@
-// A direction as text (row N7), such as "4021 - 0.5*17:decoder", in place of a feature.
+// A direction as text, such as "4021 - 0.5*17:decoder", in place of a feature.
 import { useRef } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
 import type { Control, Value } from "../state/protocol.ts";

@@ -1,4 +1,4 @@
-// Everything that can be saved (rows B13, C6, H2), and what it was made from (row N8).
+// Everything that can be saved, and what it was made from.
 import { useSignal } from "@preact/signals";
 import { PANELS } from "../panels/index.ts";
 import { useExplorer } from "../state/context.ts";

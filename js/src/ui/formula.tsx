@@ -17,7 +17,7 @@ function Cosine({ of }: { of: string }) {
   );
 }
 
-/** What the tokens are ranked by (row C1), with the exponent that holds. */
+/** What the tokens are ranked by, with the exponent that holds. */
 export function Formula({ exponent }: { exponent: number }) {
   return (
     <div class="sae-formula">

@@ -1,4 +1,4 @@
-// What a tree says beyond its probabilities: lift (row N2), and activations of the closed loop (N4).
+// What a tree says beyond its probabilities: lift, and activations of the closed loop.
 import { useSignal } from "@preact/signals";
 import { useExplorer } from "../state/context.ts";
 import { COLOURS, type Colour } from "../state/local.ts";

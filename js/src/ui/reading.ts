@@ -28,7 +28,7 @@ export interface Reading extends Required<Pick<Choice, "order" | "keep">> {
 /** What a tree can be coloured by, besides the bars and lines of its probabilities. */
 export interface Measures {
   lift: Float32Array | null;
-  /** Activation of the explored feature at each node's text, NaN where it was not run (row N4). */
+  /** Activation of the explored feature at each node's text, NaN where it was not run. */
   activation: ArrayLike<number> | null;
 }
 

@@ -124,6 +124,8 @@ def rich_tree(tree: DefinitionTree, limit: int = 40) -> RichTree:
         if len(tree.children[last]) > len(children[last]):
             line.append(" …", style="dim")
         line.append(f"  {percent(probability)}", style="cyan")
+        if tree.lift is not None:
+            line.append(f"  lift {tree.lift[last]:+.1f}", style="magenta")
         grown = branch.add(line)
         stack += [(grown, below) for below in chains(last)]
     hidden = len(tree) - drawn
@@ -138,7 +140,11 @@ def answers(tree: DefinitionTree, limit: int = 5) -> Text:
     if not found:
         return Text(f"No answer is as probable as the cutoff, {tree.request.cutoff:g}: lower it.\n")
     listed = ", ".join(f"{d.text} ({percent(d.probability)})" for d in found)
-    return Text(f"It would be defined as: {visible(listed)}\n")
+    said = f"It would be defined as: {visible(listed)}\n"
+    if tree.lift is not None:
+        lifted = ", ".join(f"{d.text} ({d.lift:+.1f})" for d in tree.definitions(limit, by="lift"))
+        said += f"By lift: {visible(lifted)}\n"
+    return Text(said)
 
 
 def percent(probability: float) -> str:

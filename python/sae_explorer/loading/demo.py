@@ -23,6 +23,9 @@ SHOWN_LAYER = 3
 #: the mean embedding, and without it the nearest tokens are function words.
 DIRECTION: dict[str, Any] = {"weights": "decoder", "centroid": True}
 
+#: What the bundled model goes on from when it is steered: it has read little but definitions.
+TEXT = 'A typical definition of "dog" would be "'
+
 #: Features to show first: among the featured ones, those that read best to a person.
 _SHOWN = {1: 933, 3: 302}
 

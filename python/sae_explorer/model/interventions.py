@@ -230,7 +230,7 @@ class Intervention:
                     given["at"] = [int(part) for part in value.split(",")] if listed else value
                 elif word == "skip_bos":
                     given["skip_bos"] = True
-                elif not found and kind.units:
+                elif not found and kind.units and "unit" not in given:
                     given["unit"] = word
                 else:
                     raise ValueError  # noqa: TRY301
@@ -302,6 +302,9 @@ class Steer(Intervention):
 @dataclass(frozen=True)
 class Clamp(Intervention):
     """A feature held at one activation: ``x <- x + (c - a_f(x)) * d_f``; 0 ablates it.
+
+    This sets what the feature adds. What the SAE would read of the result is mostly less, and 0 where
+    the feature was far from firing, since its encoder does not undo its decoder.
 
     Parameters
     ----------
@@ -419,8 +422,9 @@ def check(subject: Subject, interventions: Sequence[Intervention]) -> None:
             held = not (isinstance(one, Steer) and isinstance(other, Steer))
             if shared and held and not _apart(one.at, other.at):
                 raise ExplorerError(
-                    f"Feature {min(shared)} is held at one value and changed by another "
-                    "intervention at the same places; give one of them."
+                    f"Feature {min(shared)} is held at one value and changed by another intervention at "
+                    f"the same places ({other.label}; {one.label}). Take one of them out, perhaps "
+                    "from interventions=."
                 )
     subject.site()
     subject.site_out()

@@ -259,7 +259,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
             return Subject.demo(at)
 
         explorer = cls.__new__(cls)
-        explorer._begin(load, {**demo.DIRECTION, **options}, featured)  # noqa: SLF001 - its own
+        explorer._begin(load, {**demo.DIRECTION, "text": demo.TEXT, **options}, featured)  # noqa: SLF001 - its own
         return explorer
 
     def _begin(
@@ -373,7 +373,8 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
             the explorer's attribute of that name once :meth:`wait` returns. A run of it with other
             options is broken off.
         **options
-            Options to set before, as by :meth:`update`.
+            Options to set before, as by :meth:`update`; some belong to several analyses, as ``text``
+            does to ``"steering"`` and ``"dose"``.
 
         Returns
         -------

@@ -159,7 +159,7 @@ class Requested:
             if not panel.awaited:
                 continue
             try:
-                wanted = self._request(panel)  # the options may have changed since
+                wanted = panel.wanted or self._request(panel)
             except ExplorerError as error:
                 panel.drop_job()
                 self._break(panel, None, str(error))
