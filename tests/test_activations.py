@@ -19,7 +19,7 @@ import sae_lens
 import torch
 
 from naive import Place, _at, _feature
-from sae_explorer import ExplorerError, Subject
+from sae_explorer import Clamp, ExplorerError, PartialResultWarning, Subject
 from sae_explorer.analyses import activations
 from sae_explorer.analyses.activations import (
     ActivationScan,
@@ -27,6 +27,7 @@ from sae_explorer.analyses.activations import (
     feature_activations,
     largest,
     measure_activations,
+    measure_first,
     residual_norm,
 )
 from zoo import attentions, build_model, build_sae, build_tokenizer
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from transformers import PreTrainedModel
+
+    from sae_explorer.analyses import Progress
 
 FEATURES = 24
 BOS = 2
@@ -184,12 +187,18 @@ def test_a_begin_token_that_is_counted_would_be_noticed() -> None:
     assert (np.array(at_begin) > most).any()
 
 
-def test_a_tokenizer_without_a_begin_token_has_the_first_one_left_out() -> None:
+@pytest.mark.parametrize("has_end", [True, False])
+def test_where_there_is_no_begin_token_the_end_token_or_the_first_one_is_left_out(
+    has_end: bool,
+) -> None:
     case = CASES["gemma3-standard"]
     tokenizer = copy.deepcopy(build_tokenizer())
     tokenizer.bos_token = None
+    lead = [tokenizer.eos_token_id] if has_end else []
+    if not has_end:
+        tokenizer.eos_token = None
     scan = measure_activations(Subject(case.model, tokenizer, case.sae), TEXTS[:1])
-    ids = tokenizer.encode(TEXTS[0], add_special_tokens=False)
+    ids = [*lead, *tokenizer.encode(TEXTS[0], add_special_tokens=False)]
     (read,) = passed(case.model, ids, case.reads)
     most = [float(_feature(case.sae, feature, read)[0][0, 1:].max()) for feature in range(FEATURES)]
     assert scan.tokens == len(ids) - 1
@@ -211,10 +220,10 @@ def test_no_more_tokens_are_run_than_asked_for(most: int) -> None:
     assert measure_activations(subject, TEXTS, max_tokens=most).tokens == most
 
 
-def test_a_large_model_on_a_cpu_runs_a_part_of_the_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_corpus_is_run_unless_fewer_tokens_are_asked_for() -> None:
     subject = CASES["gemma3-standard"].subject()
-    monkeypatch.setattr(activations, "_CPU_OPERATIONS", 1e6)
-    assert measure_activations(subject).tokens == activations._FEWEST_TOKENS
+    tokens = [build_tokenizer().encode(text, add_special_tokens=False) for text in corpus()]
+    assert measure_activations(subject).tokens == sum(map(len, tokens))
 
 
 def test_a_cancelled_scan_returns_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,6 +278,52 @@ def test_the_largest_activation_is_measured_once_for_an_sae_on_a_model(
     twin = Subject(case.model, build_tokenizer(), copy.deepcopy(case.sae))
     one_text, _, _ = truth("gemma3-standard", TEXTS[:1])
     assert largest(twin, 3) == pytest.approx(one_text[3], rel=1e-4)
+
+
+@pytest.mark.parametrize("change", ["fold", "move"])
+def test_an_sae_that_was_changed_is_measured_anew(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activations, "corpus", lambda: TEXTS)
+    case = CASES["gemma3-standard"]
+    sae = copy.deepcopy(case.sae)
+    with torch.no_grad():
+        sae.W_dec.mul_(3.0)
+    subject = Subject(case.model, build_tokenizer(), sae)
+    before = largest(subject, 3), residual_norm(subject)
+    if change == "fold":
+        sae.fold_W_dec_norm()
+    else:
+        sae.cfg.metadata.hook_name = "blocks.0.hook_resid_post"
+    anew = Subject(case.model, build_tokenizer(), copy.deepcopy(sae))
+    assert largest(subject, 3) == largest(anew, 3) != pytest.approx(before[0], rel=1e-2)
+    assert residual_norm(subject) == residual_norm(anew)
+    assert (residual_norm(subject) == before[1]) == (change == "fold")
+
+
+@pytest.mark.parametrize("interrupt", [False, True])
+def test_texts_that_are_given_up_leave_nothing_behind(
+    interrupt: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activations, "corpus", lambda: TEXTS)
+    monkeypatch.setattr(activations, "_TOKENS_AT_ONCE", 10)
+    case = CASES["gemma3-standard"]
+    subject = Subject(case.model, build_tokenizer(), copy.deepcopy(case.sae))
+    cancel, counted = threading.Event(), [Clamp(3, 1.0, "max_activation")]
+
+    def stop(_step: Progress) -> None:
+        if interrupt:
+            raise KeyboardInterrupt
+        cancel.set()
+
+    if interrupt:
+        with pytest.warns(PartialResultWarning, match="Interrupted"):
+            assert not measure_first(subject, counted, stop, cancel)
+    else:
+        assert not measure_first(subject, counted, stop, cancel)
+    most, _, _ = truth("gemma3-standard")
+    assert measure_first(subject, counted, None, None)
+    assert largest(subject, 3) == pytest.approx(most[3], rel=1e-4)
 
 
 def test_a_feature_that_never_fires_has_no_largest_activation(
@@ -344,11 +399,26 @@ def test_an_sae_that_measures_nothing_is_refused(build: Any, message: str) -> No
 
 @pytest.mark.parametrize(
     ("texts", "message"),
-    [("one text", r"give a list of texts"), ([], "no token to measure"), ([""], "no token")],
+    [
+        ("one text", r"texts is 'one text'; give a list of texts"),
+        (5, r"texts is 5; give a list of texts"),
+        (["a text", 3], r"give a list of texts"),
+        (b"bytes", r"give a list of texts"),
+        ([], "no token to measure"),
+        ([""], "no token"),
+    ],
 )
 def test_texts_without_tokens_are_refused(texts: Any, message: str) -> None:
     with pytest.raises(ExplorerError, match=message):
         measure_activations(CASES["gemma3-standard"].subject(), texts)
+
+
+def test_texts_longer_than_the_model_reads_are_refused() -> None:
+    subject = CASES["gpt2-centred"].subject()
+    with pytest.raises(
+        ExplorerError, match="has 129 tokens, but GPT2LMHeadModel reads 128 at most"
+    ):
+        feature_activations(subject, [0], torch.full((1, 129), 5))
 
 
 def test_activations_that_are_no_numbers_are_refused() -> None:

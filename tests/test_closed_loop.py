@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from functools import cache
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 
 from naive import paths
 from sae_explorer import (
@@ -56,6 +58,45 @@ def test_a_definition_is_measured_at_its_own_tokens_in_the_template(template: st
             assert one.activation == pytest.approx(
                 activation_in(before + one.text, one.text), abs=1e-4
             )
+
+
+def without_begin(*, end: bool) -> Subject:
+    """Return the bundled model with a tokenizer that knows no begin token."""
+    live = subject()
+    tokenizer = copy.deepcopy(live.tokenizer)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A")
+    tokenizer.bos_token = None
+    if not end:
+        tokenizer.eos_token = None
+    return Subject(live.model, tokenizer, live.sae.sae)
+
+
+def test_where_there_is_no_begin_token_no_definition_is_measured_at_the_first_place() -> None:
+    live = without_begin(end=True)
+    found = close_loop(live, **OPTIONS, definitions=10, random_trees=1)
+    end = live.tokenizer.eos_token_id
+    for one in found.definitions:
+        said = live.tokenizer.encode(one.text.removesuffix("…"))
+        at = feature_activations(live, [FEATURE], torch.tensor([[end, *said]]))[0, 1:, 0]
+        assert one.activation == pytest.approx(float(at.max()), abs=1e-4)
+
+
+def test_a_tokenizer_with_nothing_to_begin_with_needs_words_before_the_definition() -> None:
+    live = without_begin(end=False)
+    with pytest.raises(ExplorerError, match="Give a template with words before"):
+        close_loop(live, feature=FEATURE)
+
+
+def test_a_template_that_leaves_no_room_is_refused_before_anything_is_grown() -> None:
+    told: list[str] = []
+    with pytest.raises(ExplorerError, match=r"and 25 are to follow, but \w+ reads \d+ at most"):
+        close_loop(
+            subject(),
+            feature=FEATURE,
+            template="word " * 2000 + "{definition}",
+            progress=lambda step: told.append(step.text),
+        )
+    assert not told
 
 
 def test_a_clear_features_definitions_score_above_chance() -> None:
@@ -193,6 +234,14 @@ def test_a_template_needs_one_place_for_the_definition(template: str) -> None:
         close_loop(subject(), feature=FEATURE, template=template)
 
 
+@pytest.mark.parametrize(
+    ("option", "number"), [("random_trees", 10**30), ("definitions", 10**6), ("random_trees", 0)]
+)
+def test_numbers_beyond_all_use_are_refused(option: str, number: int) -> None:
+    with pytest.raises(ExplorerError, match=f"{option} is {str(number)[:4]}"):
+        close_loop(subject(), feature=FEATURE, **{option: number})
+
+
 def test_a_cancelled_loop_keeps_what_was_measured() -> None:
     cancel, snapshots = threading.Event(), []
 
@@ -205,6 +254,24 @@ def test_a_cancelled_loop_keeps_what_was_measured() -> None:
     assert found.status == snapshots[0].status == "partial"
     assert 0 < len(found.definitions) + len(found.random) < 2 * len(loop())
     assert ClosedLoop.from_json(found.to_json()) == found
+
+
+@pytest.mark.parametrize("where", ["tree of the feature", "trees of random directions"])
+def test_an_interrupt_of_a_tree_stops_all(where: str) -> None:
+    told: list[str] = []
+
+    def interrupt(step: Any) -> None:
+        told.append(step.text)
+        if step.text.startswith(where):
+            raise KeyboardInterrupt
+
+    with pytest.warns(PartialResultWarning, match="Interrupted"):
+        found = close_loop(subject(), **OPTIONS, progress=interrupt)
+    assert found.status == "partial"
+    assert sum(text.startswith(where) for text in told) == 1
+    assert told[-1].startswith(where)
+    assert len(found) == 0
+    assert found.score is None
 
 
 def test_an_interrupt_keeps_what_was_measured() -> None:

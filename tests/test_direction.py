@@ -399,3 +399,11 @@ def test_what_says_its_own_weights_counts_once_in_a_mix(shares: tuple[float, flo
     request = DirectionRequest(direction=asked, weights=shares, scale=1.0)
     found = ghost_vector(of, request)
     np.testing.assert_allclose(found, expected / np.linalg.norm(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [5, None, [1], b"3"])
+def test_what_is_no_text_of_a_direction_is_refused(given: Any) -> None:
+    with pytest.raises(ExplorerError, match="is no text of a direction"):
+        Direction.parse(given)
+    with pytest.raises(ExplorerError, match="is no intervention"):
+        Steer.from_dict(given)

@@ -8,6 +8,7 @@ were written.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import threading
@@ -19,8 +20,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from sae_explorer import ExplorerError, Subject
-from sae_explorer.analyses.activations import residual_norm
+from sae_explorer import ExplorerError, PartialResultWarning, Subject
+from sae_explorer.analyses import activations
+from sae_explorer.analyses import dose_response as module
+from sae_explorer.analyses.activations import corpus, largest, residual_norm
 from sae_explorer.analyses.dose_response import DoseResponse, dose_response
 from sae_explorer.analyses.steering import steer_text
 from sae_explorer.model.direction import feature
@@ -136,6 +139,10 @@ def steered_plain() -> list[str]:
     return [steer_text(subject_of("llama"), feature=FEATURE, text=TEXT, max_tokens=6).texts[0]]
 
 
+def test_a_dose_of_minus_0_is_0() -> None:
+    assert response(doses=[-0.0, 3.0]).to_json() == response(doses=[0.0, 3.0]).to_json()
+
+
 def test_the_table_has_a_row_for_each_dose() -> None:
     assert list(example().to_frame()) == [
         *("strength", "kl", "entropy_top10", "perplexity"),
@@ -230,6 +237,48 @@ def test_half_the_norm_adds_half_the_norm(unit: str, what: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_half_the_norm_is_that_of_the_row_however_large_the_bias_in_a_narrow_dtype(
+    dtype: str,
+) -> None:
+    sae = copy.deepcopy(build_sae(48, seed=2))
+    with torch.no_grad():
+        sae.b_dec.mul_(1000)
+    sae = sae.to(getattr(torch, dtype))
+    subject = Subject(build_model("llama"), build_tokenizer(), sae)
+    half = response(subject, dose_tokens=0).half_norm
+    length = float(sae.W_dec[FEATURE].detach().float().norm())
+    assert half == pytest.approx(residual_norm(subject) / 2 / length, rel=1e-4)
+
+
+@pytest.mark.parametrize("normalised", ["constant_norm_rescale", "layer_norm"])
+@pytest.mark.parametrize("what", [FEATURE, feature(FEATURE) - 0.5 * feature(5)], ids=str)
+def test_half_the_norm_of_a_normalised_transcoder_is_in_units_of_what_it_reads(
+    normalised: str, what: Any
+) -> None:
+    sae = build_sae(
+        48,
+        seed=2,
+        kind="transcoder",
+        hook_name="blocks.1.mlp.hook_in",
+        hook_name_out="blocks.1.hook_mlp_out",
+        normalize_activations=normalised,
+    )
+    subject = Subject(build_model("llama"), build_tokenizer(), sae)
+    half = response(subject, feature=what, dose_tokens=0).half_norm
+    assert half is not None
+    lengths = []
+    for ids in [subject.tokenizer.encode(text)[:24] for text in corpus()[:40]]:
+        seen = []
+        for plan in ([], [Steer(what, half)]):
+            with applied(subject, plan), read(subject.site_out()) as now:
+                subject.model(input_ids=torch.tensor([ids]))
+            seen.append(now[0])
+        lengths.append((seen[1] - seen[0])[0, 1:].norm(dim=-1))
+    mean = float(torch.cat(lengths).mean())
+    assert mean == pytest.approx(residual_norm(subject) / 2, rel=0.1)
+
+
 def test_half_the_norm_is_half_of_each_where_an_sae_measures_in_units_of_it() -> None:
     sae = build_sae(48, seed=2, normalize_activations="constant_norm_rescale")
     subject = Subject(build_model("llama"), build_tokenizer(), sae)
@@ -289,6 +338,66 @@ def test_a_cancelled_run_measures_what_was_written() -> None:
     assert result.texts == short.texts
     assert result.perplexity.tolist() == short.perplexity.tolist()
     assert hooks_of(subject_of("llama").model) == 0
+
+
+@pytest.mark.parametrize("at", ["_perplexity", "_activation"])
+def test_an_interrupt_while_the_texts_are_read_again_keeps_what_was_measured(
+    at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, at, interrupt)
+    with pytest.warns(PartialResultWarning, match="Interrupted"):
+        result = response()
+    assert result.status == "partial"
+    assert result.texts == example().texts
+    assert result.kl.tolist() == example().kl.tolist()
+    assert np.isnan(result.perplexity).all() == (at == "_perplexity")
+    assert np.isnan(result.activation).all()
+    assert DoseResponse.from_json(result.to_json()) == result
+
+
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        ({"unit": "max_activation"}, 4),
+        ({"unit": "max_activation", "doses": ()}, 0),
+        ({"action": "clamp", "doses": ()}, 0),
+    ],
+)
+def test_a_cancel_while_the_largest_activation_is_measured_ends_the_run(
+    options: dict[str, Any], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activations, "corpus", lambda: ("One text of a few words.",) * 2)
+    monkeypatch.setattr(activations, "_TOKENS_AT_ONCE", 10)
+    subject = Subject(build_model("llama"), build_tokenizer(), build_sae(48, seed=12))
+    cancel, told = threading.Event(), []
+
+    def stop(step: Progress) -> None:
+        told.append(step.text)
+        cancel.set()
+
+    result = response(subject, **options, progress=stop, cancel=cancel)
+    assert len(told) == 1
+    assert result.status == "partial"
+    assert len(result) == rows
+    assert result.texts == [""] * rows
+    for column in (result.kl, result.entropy, result.target_probability, result.perplexity):
+        assert np.isnan(column).all()
+    assert result.half_norm is result.largest_activation is None
+    assert "partial" in repr(result)
+    assert json.loads(json.dumps(result.payload()))["kl"] == [None] * rows
+    assert DoseResponse.from_json(result.to_json()) == result
+
+
+def test_a_response_says_what_its_unit_is_worth() -> None:
+    subject = subject_of("llama")
+    worth = largest(subject, FEATURE)
+    result = response(subject, unit="max_activation", dose_tokens=0)
+    assert result.largest_activation == worth
+    assert DoseResponse.from_json(result.to_json()).largest_activation == worth
+    assert example().largest_activation is None
 
 
 def test_nothing_is_left_in_the_model() -> None:
@@ -362,6 +471,9 @@ def test_the_table_is_shown() -> None:
         ({"watched": [-1]}, r"watched is -1; it must be at least 0"),
         ({"dose_tokens": 500}, r"LlamaForCausalLM reads 128 at most"),
         ({"at": "ghost"}, r"at is 'ghost'"),
+        ({"at": "generated"}, r"at is 'generated'.* before anything is generated. Give at='all'"),
+        ({"at": (0, 90)}, r"at has the place 90, .* places up to \d+ come before"),
+        ({"text": "", "skip_bos": True}, r"Nothing would be steered .* Give a longer text"),
         ({"action": "clamp", "unit": "residual_norm"}, r"no residual norm"),
         ({"strengths": [1.0]}, r"There is no option 'strengths'"),
     ],

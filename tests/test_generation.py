@@ -438,6 +438,16 @@ def test_a_text_longer_than_the_model_reads_is_refused() -> None:
     assert len(list(continue_rows(subject, [2, 70], [()], Sampling(max_tokens=126)))) > 0
 
 
+def test_a_temperature_that_is_as_good_as_0_takes_the_most_probable_tokens() -> None:
+    subject = subject_of("llama")
+    ids = text_ids(subject, TEXT)
+    greedy, coldest = (
+        [step.token_ids.tolist() for step in continue_rows(subject, ids, [()], sampling)]
+        for sampling in (Sampling(max_tokens=4), Sampling(max_tokens=4, temperature=1e-300))
+    )
+    assert coldest == greedy
+
+
 def test_an_empty_text_is_the_beginning_of_text_or_refused() -> None:
     subject = subject_of("llama")
     assert text_ids(subject, "") == [subject.tokenizer.bos_token_id]

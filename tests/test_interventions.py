@@ -638,7 +638,7 @@ def test_a_feature_may_be_held_at_two_values_where_the_places_are_apart(places: 
         if places in OTHER_PLACES:
             check(subject, plan)
             continue
-        with pytest.raises(ExplorerError, match="at the same places .*Take one of them out"):
+        with pytest.raises(ExplorerError, match=r"at the same places .*Take one of them out"):
             check(subject, plan)
 
 

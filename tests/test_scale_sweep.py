@@ -12,8 +12,15 @@ import torch
 
 from naive import embedded
 from sae_explorer import Clamp, ExplorerError, PartialResultWarning, Subject, grow_tree
-from sae_explorer.analyses.scale_sweep import ScaleSweep, best_scale, scaled, sweep_scales
+from sae_explorer.analyses.scale_sweep import (
+    ScaleRequest,
+    ScaleSweep,
+    best_scale,
+    scaled,
+    sweep_scales,
+)
 from sae_explorer.analyses.trees import TreeRequest
+from sae_explorer.model.direction import feature
 from zoo import attentions, build_model, build_sae, build_tokenizer
 
 GRID = (0.3, 1.0, 3.0)
@@ -125,6 +132,26 @@ def test_two_made_up_words_are_swept_together() -> None:
     assert not np.allclose(sweep.cross_entropy, alone.cross_entropy)
 
 
+def test_a_second_made_up_word_is_said_and_counted_as_it_is_for_a_tree() -> None:
+    options: dict[str, Any] = {"vector": (1.0,) * 48, "second": feature(3)}
+    prompt = '"{ghost}" and "{ghost2}" are "'
+    sweep = sweep_scales(subject(), **options, prompt=prompt, grid=GRID)
+    assert sweep.request.label == TreeRequest(**options, prompt=prompt).label
+    assert "second 3" in sweep.request.label
+    assert sweep.provenance.sae
+    assert not sweep_scales(subject(), **options, grid=GRID).provenance.sae
+    with pytest.raises(ExplorerError, match="second= does not say what it stands for"):
+        sweep_scales(subject(), feature=3, prompt=prompt)
+
+
+@pytest.mark.parametrize("words", [116, 200])
+def test_a_prompt_longer_than_the_model_reads_is_refused(words: int) -> None:
+    live = subject("gpt2")
+    prompt = "a " * words + '"{ghost}" is "'
+    with pytest.raises(ExplorerError, match="GPT2LMHeadModel reads 128 at most"):
+        sweep_scales(live, feature=3, grid=GRID, prompt=prompt)
+
+
 def test_a_cancelled_sweep_has_its_curves_and_says_that_it_is_partial() -> None:
     cancel = threading.Event()
     shares = []
@@ -156,3 +183,13 @@ def test_a_sweep_is_kept_to_the_letter() -> None:
     assert list(sweep.to_frame()["scale"]) == list(GRID)
     assert sweep.payload()["best"] == sweep.best
     assert f"best {sweep.best_scale:.3g}" in repr(sweep)
+
+
+def test_a_grid_of_more_scales_than_run_together_is_refused() -> None:
+    with pytest.raises(ExplorerError, match="grid has 65 scales; at most 64"):
+        ScaleRequest(feature=3, grid=tuple(range(1, 66)))
+
+
+def test_a_best_scale_at_the_end_of_the_grid_says_so() -> None:
+    swept = sweep_scales(Subject.demo(), feature=302, grid=(1.0,))
+    assert "the end of the grid" in repr(swept)

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from sae_explorer import ExplorerError, PartialResultWarning, Subject
-from sae_explorer.analyses import steering
+from sae_explorer.analyses import activations, steering
 from sae_explorer.analyses.steering import SteeredTexts, SteeringRequest, steer_text
 from sae_explorer.model.direction import feature, vector
 from sae_explorer.model.generation import text_ids
@@ -149,6 +149,10 @@ def test_a_clamp_holds_the_feature_instead() -> None:
     assert steered(feature=5, strengths=[1.0], interventions=held).texts[0] == result.texts[2]
 
 
+def test_a_strength_of_minus_0_is_0() -> None:
+    assert steered(strengths=[-0.0]).to_json() == steered(strengths=[0.0]).to_json()
+
+
 def test_what_is_changed_besides_is_changed_in_the_unsteered_text_too() -> None:
     result = steered(interventions=[Clamp(5, 9.0)], strengths=[0.0, 4.0])
     assert result.texts[0] == result.texts[1] != example().texts[0]
@@ -171,6 +175,9 @@ def test_the_steering_acts_where_it_is_asked_to(at: str, same_first_token: bool)
 def test_places_are_numbers_in_python_and_text_elsewhere() -> None:
     assert steered(at=[1, -1]).texts == steered(at="1, -1").texts
     assert from_text(SteeringRequest, "at", "1,-1") == (1, -1)
+    ways = ("0,-1", "0, -1", (0, -1), [0, -1], "0,-1,0")
+    requests = {SteeringRequest.from_options({"feature": 3, "at": at}) for at in ways}
+    assert [request.at for request in requests] == [(0, -1)]
     assert from_text(SteeringRequest, "at", "prompt") == "prompt"
 
 
@@ -239,6 +246,51 @@ def test_a_cancel_with_the_last_token_leaves_nothing_out() -> None:
     cancel = threading.Event()
     cancel.set()
     assert steered(max_tokens=1, cancel=cancel).status == "complete"
+
+
+def test_a_cancel_while_the_largest_activation_is_measured_leaves_the_text_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(activations, "corpus", lambda: ("One text of a few words.",) * 2)
+    monkeypatch.setattr(activations, "_TOKENS_AT_ONCE", 10)
+    subject = Subject(build_model("llama"), build_tokenizer(), build_sae(48, seed=12))
+    cancel, told = threading.Event(), []
+
+    def stop(step: Progress) -> None:
+        told.append(step.text)
+        cancel.set()
+
+    result = steered(subject, unit="max_activation", progress=stop, cancel=cancel)
+    assert len(told) == 1
+    assert result.status == "partial"
+    assert result.texts == [""] * 4
+    assert not result.generated.any()
+    assert result.activation is result.largest_activation is None
+    assert SteeredTexts.from_json(result.to_json()) == result
+    assert len(json.loads(json.dumps(result.payload()))["texts"]) == 4
+
+
+def test_an_interrupt_while_the_texts_are_read_again_keeps_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steering, "feature_activations", interrupt)
+    with pytest.warns(PartialResultWarning, match="Interrupted"):
+        result = steered()
+    assert result.status == "partial"
+    assert result.texts == example().texts
+    assert result.activation is None
+
+
+def test_the_texts_say_what_their_unit_is_worth() -> None:
+    subject = subject_of("llama")
+    result = steered(subject, unit="max_activation", strengths=[1.0])
+    assert result.largest_activation == activations.largest(subject, FEATURE)
+    assert SteeredTexts.from_json(result.to_json()) == result
+    assert "largest_activation" not in result.to_frame()
+    assert example().largest_activation is None
 
 
 def test_an_interrupt_gives_what_was_written_and_says_so() -> None:
@@ -369,6 +421,9 @@ def test_the_view_gets_the_texts_one_by_one() -> None:
         ({"top_p": 0.0}, r"top_p is 0.0; it must be above 0"),
         ({"temperature": -1.0}, r"temperature is -1.0; it must be at least 0"),
         ({"max_tokens": 1000}, r"LlamaForCausalLM reads 128 at most"),
+        ({"at": (0, 90)}, r"at has the place 90, .* places up to \d+ come before"),
+        ({"at": "generated", "max_tokens": 1}, r"Nothing would be steered .* ask for more tokens"),
+        ({"at": "prompt", "text": ""}, r"Nothing would be steered .* skip_bos is True"),
         ({"interventions": [Clamp(FEATURE, 1.0)]}, r"Feature 3 is held at one value and changed"),
     ],
 )
@@ -376,6 +431,17 @@ def test_what_cannot_be_done_is_refused_in_words(options: dict[str, Any], messag
     with pytest.raises(ExplorerError, match=message):
         steered(**options)
     assert hooks_of(subject_of("llama").model) == 0
+
+
+def test_the_last_place_that_is_read_is_steered_and_the_next_one_refused() -> None:
+    length = len(text_ids(subject_of("llama"), TEXT))
+    plain, changed = (
+        steered(at=(length,), strengths=[20.0], max_tokens=2).to_frame().query("text == @text")
+        for text in (0, 1)
+    )
+    assert plain.probability.iloc[-1] != changed.probability.iloc[-1]
+    with pytest.raises(ExplorerError, match=f"at has the place {length + 1}"):
+        steered(at=(length + 1,), max_tokens=2)
 
 
 def test_a_subject_without_an_sae_is_refused() -> None:

@@ -677,3 +677,9 @@ def test_running_out_of_memory_for_good_keeps_what_has_grown() -> None:
         tree = grow_tree(subject(), feature=3, **OPTIONS, progress=no_memory)
     assert tree.partial
     assert 1 < len(tree) < len(tree_of())
+
+
+def test_a_prompt_longer_than_the_model_reads_is_refused_in_words() -> None:
+    subject = Subject(build_model("gpt2"), build_tokenizer(), build_sae(48))
+    with pytest.raises(ExplorerError, match="Give a shorter text"):
+        grow_tree(subject, feature=3, prompt='"{ghost}"' + " tree" * 5000)

@@ -2,40 +2,52 @@
 
 A built-in corpus (:func:`corpus`: definitions and example sentences of WordNet) gives every feature
 a largest activation, in which the strength of an intervention can be expressed. The first token of
-each text is left out: it is the begin token, where there is one, and stands in its place where
-there is none, and its activation is many times as long as any other's.
+each text is left out: its activation is many times as long as any other's. It is the begin token,
+or the end token where there is no begin token (see :func:`begin_ids`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-import weakref
+import reprlib
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
 from sae_explorer.analyses import Progress
-from sae_explorer.errors import ExplorerError
+from sae_explorer.errors import ExplorerError, PartialResultWarning
 from sae_explorer.model import sites
 from sae_explorer.model.capture import capture
-from sae_explorer.model.encoding import encoded, encoded_parts, refuse_without_activations
+from sae_explorer.model.encoding import (
+    encoded,
+    encoded_parts,
+    positions_for,
+    quiet,
+    refuse_without_activations,
+)
+from sae_explorer.model.generation import check_length
 from sae_explorer.request import Request, option, takes
 from sae_explorer.results import Provenance, Result, column
+from sae_explorer.studied_sae import fingerprint
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
     from torch import Tensor
 
     from sae_explorer.model.interventions import Intervention
+    from sae_explorer.model.sites import Site
     from sae_explorer.subject import Subject
 
 #: What the texts of a scan are called where they are the built-in ones.
@@ -47,20 +59,18 @@ _TOKENS_AT_ONCE = 2048
 #: Longest piece of a text that is run; longer texts are run in pieces.
 _LONGEST = 256
 
-#: Floating-point operations that a scan may take on a CPU by default: a few minutes of two cores.
-_CPU_OPERATIONS = 1e13
-
-#: The same however slow the model is: fewer tokens say nothing of a feature.
-_FEWEST_TOKENS = 512
-
 #: Rows and tokens of the sample on which lengths of activations are measured.
 _SAMPLE = (16, 24)
 
+_T = TypeVar("_T")
+
+#: Weights and hook points that something was measured with: both may change in an SAE that stays.
+_State: TypeAlias = tuple[str, str, str]
+_Kept: TypeAlias = WeakKeyDictionary[Any, WeakKeyDictionary[Any, dict[_State, _T]]]
+
 #: Scans of the built-in corpus and mean norms, by model and SAE, for as long as both are there.
-_scans: weakref.WeakKeyDictionary[Any, weakref.WeakKeyDictionary[Any, ActivationScan]]
-_scans = weakref.WeakKeyDictionary()
-_norms: weakref.WeakKeyDictionary[Any, weakref.WeakKeyDictionary[Any, float]]
-_norms = weakref.WeakKeyDictionary()
+_scans: _Kept[ActivationScan] = WeakKeyDictionary()
+_norms: _Kept[float] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +81,7 @@ class ActivationRequest(Request):
 
     max_tokens: int | None = option(
         None,
-        "Largest number of tokens to run; None takes all of them, on a CPU as many as a large "
-        "model gets through in a few minutes.",
+        "Largest number of tokens to run; None takes all of them.",
         unit="tokens",
         minimum=1,
     )
@@ -200,8 +209,8 @@ def measure_activations(
     subject
         The model and the SAE.
     texts
-        Texts to run; None takes the built-in ones. Each begins with the begin token, if the
-        tokenizer has one, and its first token is not counted. Long ones are run in pieces.
+        Texts to run; None takes the built-in ones. Each is run after the begin token (the end token
+        where the tokenizer has none), which is not counted. Long ones are run in pieces.
     progress
         Called after every forward with an :class:`~sae_explorer.analyses.Progress`.
     cancel
@@ -215,8 +224,8 @@ def measure_activations(
     Raises
     ------
     ExplorerError
-        If the texts hold no token to measure, the SAE's features have no activation of their own at
-        a position, or activations are NaN or infinite.
+        If the texts are not a list of texts or hold no token to measure, the SAE's features have no
+        activation of their own at a position, or activations are NaN or infinite.
 
     Examples
     --------
@@ -237,11 +246,8 @@ def run(
 ) -> ActivationScan:
     """Answer one request; see :func:`measure_activations`."""
     refuse_without_activations(subject.sae)
-    if isinstance(texts, str):
-        raise ExplorerError(f"texts is one text; give a list of texts, such as [{texts[:20]!r}].")
-    source = corpus() if texts is None else tuple(texts)
-    most = request.max_tokens or _affordable_tokens(subject)
-    groups = _groups(_rows(subject, source, most))
+    source = corpus() if texts is None else _checked(texts)
+    groups = _groups(_rows(subject, source, request.max_tokens))
     if not groups:
         raise ExplorerError(
             f"The {len(source)} texts have no token to measure: the first one of each is left out. "
@@ -256,13 +262,16 @@ def run(
             progress(Progress(share, text, running.result))
         if cancel is not None and cancel.is_set() and done < len(groups):
             return running.result()
-    return running.result("complete")
+    scan = running.result("complete")
+    if texts is None and request.max_tokens is None:
+        _kept(_scans, subject)[_state(subject)] = scan  # for largest, which would run the same
+    return scan
 
 
 def largest(subject: Subject, feature: int) -> float:
     """Return a feature's largest activation on the built-in texts, in the SAE's units.
 
-    The texts are run once for each SAE on each model; do not ask first inside an intervention.
+    All of them are run, once for each SAE on each model; do not ask first inside an intervention.
 
     Raises
     ------
@@ -270,10 +279,10 @@ def largest(subject: Subject, feature: int) -> float:
         If there is no such feature, it never fired, or the SAE measures nothing.
     """
     subject.sae.check_feature(feature)
-    known = _scans.setdefault(subject.model, weakref.WeakKeyDictionary())
-    if subject.sae.sae not in known:
-        known[subject.sae.sae] = measure_activations(subject)
-    scan = known[subject.sae.sae]
+    known, state = _kept(_scans, subject), _state(subject)
+    if state not in known:
+        known[state] = measure_activations(subject)
+    scan = known[state]
     found = float(scan.max_activation[feature])
     if not found > 0:
         raise ExplorerError(
@@ -288,7 +297,8 @@ def measure_first(
     subject: Subject,
     interventions: Iterable[Intervention],
     progress: Callable[[Progress], object] | None,
-) -> None:
+    cancel: threading.Event | None,
+) -> bool:
     """Run the built-in texts now, with progress, where :func:`largest` would run them later.
 
     Parameters
@@ -299,18 +309,34 @@ def measure_first(
         What is to be done; those that count in largest activations need the texts.
     progress
         Told how far it is.
+    cancel
+        When it is set, the texts are given up, as they are after an interrupt (Ctrl-C).
+
+    Returns
+    -------
+    bool
+        Whether all that is needed is known now: False if they were given up, which leaves nothing.
     """
-    counted = any(getattr(one, "unit", "") == "max_activation" for one in interventions)
-    known = _scans.setdefault(subject.model, weakref.WeakKeyDictionary())
-    if not counted or subject.sae.sae in known:
-        return
+    if not any(getattr(one, "unit", "") == "max_activation" for one in interventions):
+        return True
+    known, state = _kept(_scans, subject), _state(subject)
+    if state in known:
+        return True
 
     def told(step: Progress) -> None:
         if progress is not None:
             text = f"measuring the largest activation, {step.text}"
             progress(Progress(step.share, text, lambda: None))
 
-    known[subject.sae.sae] = run(subject, ActivationRequest(), progress=told)
+    try:
+        scan = run(subject, ActivationRequest(), progress=told, cancel=cancel)
+    except KeyboardInterrupt:
+        warnings.warn("Interrupted: the result is empty.", PartialResultWarning, stacklevel=4)
+        return False
+    if scan.status != "complete":
+        return False
+    known[state] = scan
+    return True
 
 
 def residual_norm(subject: Subject) -> float:
@@ -319,17 +345,27 @@ def residual_norm(subject: Subject) -> float:
     The first token of each text is left out. It is measured once for each SAE on each model; do not
     ask first inside an intervention.
     """
-    known = _norms.setdefault(subject.model, weakref.WeakKeyDictionary())
-    if subject.sae.sae not in known:
-        count, length = _SAMPLE
-        rows = [row[:length] for row in _pieces(subject, corpus()) if len(row) >= length]
-        # A tokenizer of whole sentences would leave none: then whatever there is.
-        rows = rows[:count] or [row[:2] for row in _pieces(subject, corpus())][:count]
-        with subject.run():
-            (written,) = capture(subject.model, [subject.site_out()], _tensor(subject, rows))
-            lengths = written[:, 1:].float().norm(dim=-1)
-        known[subject.sae.sae] = _finite(subject, float(lengths.mean()))
-    return known[subject.sae.sae]
+    known, state = _kept(_norms, subject), _state(subject)
+    if state not in known:
+        lengths = _sample(subject, subject.site_out()).norm(dim=-1)
+        known[state] = _finite(subject, float(lengths.mean()))
+    return known[state]
+
+
+def output_factor(subject: Subject) -> float:
+    """Return what the SAE multiplies its output by, on average over a short sample.
+
+    It is 1 but for SAEs that divide what they read by a norm of its own, and what they write is in
+    units of that norm: of the activation where they read, wherever they write.
+    """
+    if subject.sae.sae.cfg.normalize_activations == "none":
+        return 1.0
+    twin = quiet(subject.sae.sae)
+    read = positions_for(subject.sae, _sample(subject, subject.site()))
+    twin.run_time_activation_norm_fn_in(read)
+    one = torch.ones(len(read), 1, device=read.device)
+    one, none = twin.run_time_activation_norm_fn_out(torch.stack([one, one - 1]))
+    return _finite(subject, float((one - none).mean()))
 
 
 def feature_activations(subject: Subject, features: Sequence[int], ids: Tensor) -> Tensor:
@@ -352,9 +388,11 @@ def feature_activations(subject: Subject, features: Sequence[int], ids: Tensor) 
     Raises
     ------
     ExplorerError
-        If the SAE has no such feature, or its features have no activation of their own.
+        If the SAE has no such feature, its features have no activation of their own, or the texts
+        are longer than the model reads.
     """
     refuse_without_activations(subject.sae)
+    check_length(subject, ids.shape[1])
     for feature in features:
         subject.sae.check_feature(feature)
     found = []
@@ -436,20 +474,52 @@ def _fingerprint(texts: Iterable[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _affordable_tokens(subject: Subject) -> int | None:
-    """Return how many tokens to run where nothing is said; None for all."""
-    if subject.device.type != "cpu":
-        return None
-    sae = subject.sae
-    weights = sum(weight.numel() for weight in subject.model.parameters())
-    weights += sae.width * len(sae.encoder(0)) - subject.embedding_weight.numel()
-    return max(_FEWEST_TOKENS, int(_CPU_OPERATIONS / (2 * weights)))
+def begin_ids(subject: Subject) -> list[int]:
+    """Return the token that a text begins with whose other tokens are to be measured.
+
+    Whatever stands first has an activation unlike all others, so that something is put there that
+    is not measured: the begin token, or the end token where there is none, as SAEs of such models
+    are mostly trained. The list is empty where the tokenizer has neither.
+    """
+    tokenizer = subject.tokenizer
+    begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return [] if begin is None else [int(begin)]
+
+
+def _checked(texts: Any) -> tuple[str, ...]:
+    given = tuple(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else None
+    if given is None or not all(isinstance(text, str) for text in given):
+        raise ExplorerError(
+            f"texts is {reprlib.repr(texts)}; give a list of texts, such as ['It rains.', 'A tree.']."
+        )
+    return given
+
+
+def _kept(store: _Kept[_T], subject: Subject) -> dict[_State, _T]:
+    """Return what is known of the model and the SAE of a subject."""
+    return store.setdefault(subject.model, WeakKeyDictionary()).setdefault(subject.sae.sae, {})
+
+
+def _state(subject: Subject) -> _State:
+    # A threshold of all features has no place to sample.
+    weights = (each for each in subject.sae.sae.parameters() if each.ndim)
+    return fingerprint(*weights), subject.site().name, subject.site_out().name
+
+
+def _sample(subject: Subject, site: Site) -> Tensor:
+    """Return activations at a site, first tokens left out, shape ``[texts, n, width]``, float32."""
+    count, length = _SAMPLE
+    rows = [row[:length] for row in _pieces(subject, corpus()) if len(row) >= length]
+    # A tokenizer of whole sentences would leave none: then whatever there is.
+    rows = rows[:count] or [row[:2] for row in _pieces(subject, corpus())][:count]
+    with subject.run():
+        (found,) = capture(subject.model, [site], _tensor(subject, rows))
+    return found[:, 1:].float()
 
 
 def _pieces(subject: Subject, texts: Iterable[str]) -> Iterator[list[int]]:
-    """Yield the texts' token ids, long ones in pieces, each after the begin token if there is one."""
-    begin = subject.tokenizer.bos_token_id
-    lead = [] if begin is None else [int(begin)]
+    """Yield the texts' token ids, long ones in pieces, each after :func:`begin_ids`."""
+    lead = begin_ids(subject)
     context = getattr(sites.text_config(subject.model), "max_position_embeddings", None)
     size = min(_LONGEST, context or _LONGEST) - len(lead)
     for text in texts:

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from sae_explorer.analyses import Progress
-from sae_explorer.analyses.activations import feature_activations
+from sae_explorer.analyses.activations import begin_ids, feature_activations
 from sae_explorer.analyses.lift import random_vectors
 from sae_explorer.analyses.trees import TreeProgress, TreeRequest, run_many
 from sae_explorer.errors import ExplorerError, PartialResultWarning
-from sae_explorer.model.generation import text_ids
+from sae_explorer.model.generation import check_length
 from sae_explorer.model.ghost import SOURCES
 from sae_explorer.request import option, options, takes
 from sae_explorer.results import Provenance, Result, packed
@@ -57,12 +57,14 @@ class LoopRequest(TreeRequest):
         50,
         "How many of the most probable definitions to run, those that the tree breaks off included.",
         minimum=1,
+        maximum=100_000,
         slider=(10, 200),
     )
     random_trees: int = option(
         4,
         "Number of trees of random directions whose definitions are run for comparison.",
         minimum=1,
+        maximum=1_000,
         slider=(1, 16),
     )
     template: str = option(
@@ -272,7 +274,8 @@ def close_loop(
     ------
     ExplorerError
         If no feature is given, the template has no place for the definition, the SAE's features have
-        no activation of their own, or as :func:`~sae_explorer.grow_tree` does.
+        no activation of their own, the texts are longer than the model reads, or as
+        :func:`~sae_explorer.grow_tree` does.
 
     Examples
     --------
@@ -296,6 +299,7 @@ def run(
     """
     assert request.feature is not None  # guaranteed by the request
     subject.sae.check_feature(request.feature)
+    lead = _lead(subject, request)
 
     def grown(requests: Sequence[TreeRequest], text: str) -> list[DefinitionTree]:
         def told(step: TreeProgress) -> None:
@@ -304,11 +308,18 @@ def run(
 
         return run_many(subject, requests, progress=told, cancel=cancel)
 
+    # Whatever stops a tree stops all: after an interrupt nothing more is begun.
+    stopped = False
+    trees: list[DefinitionTree] = []
     if tree is None:
         plain = {name: getattr(request, name) for name in options(TreeRequest)}
         (tree,) = grown([TreeRequest(**{**plain, "lift": 0})], "tree of the feature")
+        stopped = tree.partial
     own = _with_text(tree, request.definitions)
-    trees = grown(_random_requests(subject, tree.request, request), "trees of random directions")
+    if not stopped:
+        others = _random_requests(subject, tree.request, request)
+        trees = grown(others, "trees of random directions")
+        stopped = any(one.partial for one in trees)
     random = _shared_out([_with_text(one, request.definitions) for one in trees], len(own))
     paths = {_said(one) for one in own}
     paths |= {_said(one) for _, one in random}
@@ -317,8 +328,10 @@ def run(
     def result(status: str) -> ClosedLoop:
         return _result(subject, request, status, tree, own, random, measured)
 
+    if stopped:
+        return result("partial")
     try:
-        for found in _activations(subject, request, paths):
+        for found in _activations(subject, request.feature, lead, paths):
             if cancel is not None and cancel.is_set():
                 return result("partial")
             measured.update(found)
@@ -328,7 +341,7 @@ def run(
     except KeyboardInterrupt:
         warnings.warn("Interrupted: the result is partial.", PartialResultWarning, stacklevel=3)
         return result("partial")
-    return result("partial" if any(one.partial for one in (tree, *trees)) else "complete")
+    return result("partial" if tree.partial else "complete")
 
 
 def auroc(own: NDArray[np.floating[Any]], random: NDArray[np.floating[Any]]) -> float:
@@ -399,19 +412,29 @@ def _shared_out(
     return [pair for pair, _ in zip(taken, range(count), strict=False)]
 
 
+def _lead(subject: Subject, request: LoopRequest) -> list[int]:
+    """Return the tokens that stand before every definition; none is measured at the first place."""
+    before = request.template.split(PLACE)[0]
+    said = subject.tokenizer.encode(before, add_special_tokens=False)
+    lead = [*begin_ids(subject), *map(int, said)]
+    if not lead:
+        raise ExplorerError(
+            f"template is {request.template!r}, and the tokenizer has no token to begin a text with, "
+            "whose first token has an activation unlike all others. Give a template with words "
+            f"before the place, as in 'It means \"{PLACE}\".'"
+        )
+    check_length(subject, len(lead), request.max_depth)
+    return lead
+
+
 def _activations(
-    subject: Subject, request: LoopRequest, paths: set[Path]
+    subject: Subject, feature: int, lead: Sequence[int], paths: set[Path]
 ) -> Iterator[dict[Path, NDArray[np.float32]]]:
     """Yield the feature's activation at each token of the paths, those of one length together."""
-    before = request.template.split(PLACE)[0]
-    # Without a beginning-of-text token a definition may be the whole text.
-    bare = not before and subject.tokenizer.bos_token_id is None
-    lead = [] if bare else text_ids(subject, before)
-    assert request.feature is not None  # guaranteed by the request
     for _, alike in groupby(sorted(paths, key=lambda path: (len(path), path)), key=len):
         rows = list(alike)
         ids = torch.tensor([[*lead, *path] for path in rows])
-        found = feature_activations(subject, [request.feature], ids)[:, len(lead) :, 0].numpy()
+        found = feature_activations(subject, [feature], ids)[:, len(lead) :, 0].numpy()
         yield dict(zip(rows, found, strict=True))
 
 

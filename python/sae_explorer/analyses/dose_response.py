@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -20,11 +21,18 @@ from sae_explorer.analyses.activations import (
     feature_activations,
     largest,
     measure_first,
+    output_factor,
     residual_norm,
 )
-from sae_explorer.analyses.steering import SteeredRequest, padded, write
-from sae_explorer.errors import ExplorerError
-from sae_explorer.model import encoding
+from sae_explorer.analyses.steering import (
+    SteeredRequest,
+    check_places,
+    padded,
+    without_minus_0,
+    write,
+)
+from sae_explorer.errors import ExplorerError, PartialResultWarning
+from sae_explorer.model.direction import Direction
 from sae_explorer.model.generation import Continuations, Sampling, continue_rows, text_ids
 from sae_explorer.model.interventions import added_vector, applied, check
 from sae_explorer.model.positions import Layout, announced
@@ -54,8 +62,6 @@ _MOST_DOSES = 64
 _TOP = 10
 #: Logits that one forward over whole texts may make: 256 MB of float32.
 _LOGITS_AT_ONCE = 2**26
-#: SAEs that write in units of the norm that they divided by when they read.
-_NORMALISED = ("constant_norm_rescale", "layer_norm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +93,13 @@ class DoseRequest(SteeredRequest):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "doses", without_minus_0(self.doses))
+        if self.at == "generated":
+            raise ExplorerError(
+                "at is 'generated', but what is measured first, the prediction after the text, comes "
+                "before anything is generated. Give at='all' or 'prompt'; steer_text takes "
+                "'generated'."
+            )
         if len(self.doses) > _MOST_DOSES:
             raise ExplorerError(
                 f"{len(self.doses)} doses are given; {_MOST_DOSES} are possible at once. Give fewer."
@@ -110,7 +123,8 @@ class DoseResponse(Result):
     provenance
         Model, SAE and versions.
     status
-        ``"complete"``, or ``"partial"`` when it was cancelled: the texts are shorter then.
+        ``"complete"``, or ``"partial"`` when it was cancelled: the texts are shorter then, or
+        columns are NaN that were not measured yet.
     strength
         In the request's unit; for a clamp the activation. float64, as everything below.
     kl
@@ -130,6 +144,9 @@ class DoseResponse(Result):
         What was written at each strength.
     half_norm
         Strength at which half the mean norm of the activations is added; None for a clamp.
+    largest_activation
+        Of the steered feature in the built-in texts, where strengths are multiples of it; None
+        where they count something else, and where a cancel came before it was measured.
     """
 
     kind: ClassVar[str] = "dose-response"
@@ -145,6 +162,7 @@ class DoseResponse(Result):
     activation: NDArray[np.float64]
     texts: list[str]
     half_norm: float | None
+    largest_activation: float | None
 
     def __post_init__(self) -> None:
         for array in (self.strength, self.kl, self.entropy, self.perplexity):
@@ -158,10 +176,8 @@ class DoseResponse(Result):
 
     def __repr__(self) -> str:
         partial = ", partial" if self.status == "partial" else ""
-        return (
-            f"DoseResponse({self.request.label}, {len(self)} strengths from "
-            f"{self.strength.min():g} to {self.strength.max():g}{partial})"
-        )
+        swept = f" from {self.strength.min():g} to {self.strength.max():g}" if len(self) else ""
+        return f"DoseResponse({self.request.label}, {len(self)} strengths{swept}{partial})"
 
     def __rich__(self) -> Table:
         from rich.table import Table
@@ -210,11 +226,11 @@ class DoseResponse(Result):
             **super().payload(subject),
             "status": self.status,
             "strength": column(self.strength),
-            "kl": column(self.kl),
-            "entropy": column(self.entropy),
+            "kl": nullable(self.kl),
+            "entropy": nullable(self.entropy),
             "perplexity": nullable(self.perplexity),
             "targets": [
-                {"token": token, "probability": column(values)}
+                {"token": token, "probability": nullable(values)}
                 for token, values in zip(
                     self.request.targets, self.target_probability.T, strict=True
                 )
@@ -232,12 +248,13 @@ class DoseResponse(Result):
         return {
             "status": self.status,
             "half_norm": self.half_norm,
+            "largest_activation": self.largest_activation,
             "columns": {
                 "strength": column(self.strength),
-                "kl": column(self.kl),
-                "entropy": column(self.entropy),
+                "kl": nullable(self.kl),
+                "entropy": nullable(self.entropy),
                 "perplexity": nullable(self.perplexity),
-                "target_probability": column(self.target_probability),
+                "target_probability": nullable(self.target_probability),
                 "activation": nullable(self.activation),
                 "text": self.texts,
             },
@@ -265,6 +282,7 @@ class DoseResponse(Result):
             activation=activation.reshape(rows, len(asked.features)),
             texts=columns["text"],
             half_norm=body["half_norm"],
+            largest_activation=body["largest_activation"],
         )
 
 
@@ -286,7 +304,8 @@ def dose_response(
         Called after every token with a :class:`~sae_explorer.analyses.Progress`.
     cancel
         When it is set, what there is after the next token is returned, marked partial. An interrupt
-        (Ctrl-C) does the same, with a :class:`~sae_explorer.PartialResultWarning`.
+        (Ctrl-C) does the same, with a :class:`~sae_explorer.PartialResultWarning`. Where it comes
+        before the strengths are known there are no rows.
 
     Returns
     -------
@@ -297,7 +316,8 @@ def dose_response(
     ------
     ExplorerError
         If an option is unknown or out of range, a target is no single token, a feature does not
-        exist or cannot be steered, or the text is longer than the model reads.
+        exist or cannot be steered, the text is longer than the model reads, or nothing would be
+        steered before the prediction that is measured.
 
     Examples
     --------
@@ -319,23 +339,29 @@ def run(
     prompt = text_ids(subject, request.text)
     provenance = subject.provenance(with_sae=True)
     check(subject, request.changed(1.0))
+    check_places(subject, request, prompt, len(prompt))
     for feature in request.watched:
         subject.sae.check_feature(feature)
     targets = [_target(subject, token) for token in request.targets]
-    measure_first(subject, request.changed(1.0), progress)
-    half = _half_norm(subject, request)
-    doses = request.doses or _default_doses(subject, request, half)
+    half = largest_activation = None
+    doses = request.doses
+    # The usual levels of a clamp are shares of the largest activation, whatever the unit.
+    in_shares = request.action == "clamp" and not doses
+    counted = replace(request, unit="max_activation") if in_shares else request
+    known = measure_first(subject, counted.changed(1.0), progress, cancel)
+    if known:
+        largest_activation = request.unit_value(subject)
+        half = _half_norm(subject, request)
+        doses = doses or _default_doses(subject, request, half)
     # The unsteered one is first. No text is wanted of 0 tokens, but the prediction after the prompt.
     rows = [request.interventions, *map(request.changed, doses)]
     length = max(1, request.dose_tokens)
     written = Continuations(len(rows), subject.end_ids)
-    measured: _Prediction | None = None
-    nothing = np.full(len(doses), np.nan)
+    measured = _Prediction.missing(len(doses), len(targets))
+    perplexity = np.full(len(doses), np.nan)
+    activation = np.full((len(doses), len(request.features)), np.nan)
 
-    def result(
-        status: str, perplexity: NDArray[np.float64], activation: NDArray[np.float64]
-    ) -> DoseResponse:
-        assert measured is not None  # after the first token, which is not cancelled
+    def result(status: str) -> DoseResponse:
         said = written.said() if request.dose_tokens else [[] for _ in rows]
         return DoseResponse(
             request=request,
@@ -349,26 +375,35 @@ def run(
             activation=activation,
             texts=[subject.continuation_text(prompt, ids) for ids in said[1:]],
             half_norm=half,
+            largest_activation=largest_activation,
         )
-
-    unread = np.full((len(doses), len(request.features)), np.nan)
 
     def report(step: Step) -> None:
         nonlocal measured
-        if measured is None:
+        if written.length == 1:
             measured = _Prediction.of(step.logits, targets)
         if progress is not None:
             share = written.length / (length + 1)  # the texts are read once more at the end
             text = f"{written.length} of {length} tokens"
-            progress(Progress(share, text, lambda: result("partial", nothing, unread)))
+            progress(Progress(share, text, lambda: result("partial")))
 
     steps = continue_rows(subject, prompt, rows, Sampling(max_tokens=length))
+    if not known:
+        return result("partial")
     status = write(steps, written, length, report, cancel)
     if not request.dose_tokens:
-        return result(status, nothing, unread)
-    texts = written.token_ids[1:]
-    perplexity = _perplexity(subject, request, prompt, texts)
-    return result(status, perplexity, _activation(subject, request, prompt, written))
+        return result(status)
+    try:
+        perplexity = _perplexity(subject, request, prompt, written.token_ids[1:])
+        activation = _activation(subject, request, prompt, written)
+    except KeyboardInterrupt:
+        warnings.warn(
+            "Interrupted: what is measured in the texts is left out.",
+            PartialResultWarning,
+            stacklevel=3,
+        )
+        return result("partial")
+    return result(status)
 
 
 @dataclass(frozen=True)
@@ -378,6 +413,12 @@ class _Prediction:
     kl: NDArray[np.float64]
     entropy: NDArray[np.float64]
     target_probability: NDArray[np.float64]
+
+    @classmethod
+    def missing(cls, strengths: int, targets: int) -> Self:
+        """Return what there is before anything is measured."""
+        kl, entropy = np.full((2, strengths), np.nan)
+        return cls(kl, entropy, np.full((strengths, targets), np.nan))
 
     @classmethod
     def of(cls, logits: Tensor, targets: Sequence[int]) -> Self:
@@ -412,27 +453,20 @@ def _half_norm(subject: Subject, request: DoseRequest) -> float | None:
     if request.unit == "residual_norm":
         return 0.5
     norm = residual_norm(subject)
-    half = norm / (2 * _length(subject, request, norm))
-    if request.unit == "max_activation":
-        assert request.feature is not None  # a direction with this unit is refused
-        half /= largest(subject, request.feature)
-    return half
+    return norm / (2 * _length(subject, request) * (request.unit_value(subject) or 1.0))
 
 
-def _length(subject: Subject, request: DoseRequest, norm: float) -> float:
+def _length(subject: Subject, request: DoseRequest) -> float:
     """Return how long a vector a strength of 1 in absolute units adds, on average."""
-    if request.direction is not None:
-        return float(added_vector(subject, request.direction).norm())
-    assert request.feature is not None  # guaranteed by the request
-    sae = encoding.quiet(subject.sae.sae)
-    if sae.cfg.normalize_activations in _NORMALISED:
-        # What is read is divided by its root mean square, and what is written multiplied by it.
-        row = sae.W_dec[request.feature].detach()
-        return float(row.norm()) * norm / math.sqrt(len(row))
-    alone = encoding.narrowed(sae, [request.feature])
-    with torch.no_grad():
-        one, none = alone.decode(torch.tensor([[1.0], [0.0]]).to(sae.W_dec))
-    return float((one - none).norm())
+    factor = output_factor(subject)  # of features: other vectors are added as they are
+    if request.direction is None:
+        assert request.feature is not None  # guaranteed by the request
+        return factor * float(added_vector(subject, request.feature).norm())
+    terms = (
+        replace(term, weight=term.weight * (factor if term.writes else 1.0))
+        for term in request.direction.terms
+    )
+    return float(added_vector(subject, Direction(tuple(terms))).norm())
 
 
 def _default_doses(subject: Subject, request: DoseRequest, half: float | None) -> tuple[float, ...]:

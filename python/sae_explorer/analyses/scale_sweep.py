@@ -41,6 +41,7 @@ from sae_explorer.model.decoding import (
     refuse_nan,
 )
 from sae_explorer.model.direction import Direction  # noqa: TC001 - evaluated by the request
+from sae_explorer.model.generation import check_length
 from sae_explorer.model.ghost import SOURCES, DirectionRequest, ghost_vector, ghosts
 from sae_explorer.model.interventions import Intervention, applied, check
 from sae_explorer.model.positions import announced
@@ -64,6 +65,9 @@ _GRID = tuple(np.geomspace(0.2, 4.0, 24).tolist())
 
 #: What the two measurements count for in the composite.
 _SIMILARITY, _CROSS_ENTROPY = 0.4, 0.6
+
+#: Scales of one sweep, which are run as one batch.
+_MOST_SCALES = 64
 
 #: Length of the answers that are shown.
 _ANSWER_TOKENS = 6
@@ -100,16 +104,28 @@ class ScaleRequest(DirectionRequest):
                     f"A {name}= stands in as it is, without a scale, so there is none to sweep. "
                     "Give a feature=, direction= or vector=."
                 )
+        if len(self.grid) > _MOST_SCALES:
+            raise ExplorerError(
+                f"grid has {len(self.grid):,} scales; at most {_MOST_SCALES} are possible, since all are "
+                "run together."
+            )
+        self._as_tree()  # refuses what a tree does
+
+    def _as_tree(self) -> TreeRequest:
+        """Return the request for the tree that a scale is looked for."""
+        own = {f.name for f in dataclasses.fields(self)}
+        shared = [f.name for f in dataclasses.fields(TreeRequest) if f.name in own]
+        return TreeRequest(**{name: getattr(self, name) for name in shared})
 
     @property
     def uses_sae(self) -> bool:
         """Whether the answer hangs on the subject's SAE."""
-        return super().uses_sae or bool(self.interventions)
+        return self._as_tree().uses_sae
 
     @property
     def label(self) -> str:
-        """What the vector stands for, and what else is changed, in a few words."""
-        return ", ".join((super().label, *(one.label for one in self.interventions)))
+        """What the vectors stand for, and what else is changed, in a few words."""
+        return self._as_tree().label
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -161,9 +177,10 @@ class ScaleSweep(Result):
 
     def __repr__(self) -> str:
         said = visible(self.answers[self.best])
+        edge = "" if 0 < self.best < len(self) - 1 else ", the end of the grid"
         return (
             f"ScaleSweep({self.request.label}: best {self.best_scale:.3g} of {self.scale[0]:.3g} to "
-            f"{self.scale[-1]:.3g}, where the answer is {said!r})"
+            f"{self.scale[-1]:.3g}{edge}, where the answer is {said!r})"
         )
 
     def __rich__(self) -> Table:
@@ -268,7 +285,8 @@ def sweep_scales(
     ------
     ExplorerError
         If an option is unknown or out of range, the source has no scale (``token=``,
-        ``embedding=``), or as :func:`~sae_explorer.grow_tree` does.
+        ``embedding=``), the prompt leaves the model no room for an answer, or as
+        :func:`~sae_explorer.grow_tree` does.
 
     Examples
     --------
@@ -288,6 +306,7 @@ def run(
 ) -> ScaleSweep:
     """Answer one request; see :func:`sweep_scales`."""
     curves = _Curves.measured(subject, request)
+    check_length(subject, len(curves.prompts[0].ids), _ANSWER_TOKENS)
     in_use = subject.default_scale if request.scale is None else request.scale
 
     def result(answers: list[str], status: str) -> ScaleSweep:
@@ -357,6 +376,7 @@ class _Curves:
         scales = request.grid or tuple(subject.default_scale * step for step in _GRID)
         scales = tuple(sorted(set(scales)))
         *prompts, mean = _prompts(subject, request, scales)
+        check_length(subject, len(mean.ids))
         plain = replace(request, scale=1.0, centroid=False, pca=())
         direction = torch.from_numpy(ghost_vector(subject, plain))
         with applied(subject, request.interventions), sites.read(_site(subject)) as seen:

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from sae_explorer.analyses import Progress
-from sae_explorer.analyses.activations import feature_activations, measure_first
+from sae_explorer.analyses.activations import feature_activations, largest, measure_first
 from sae_explorer.analyses.trees import out_of_memory
 from sae_explorer.errors import ExplorerError, PartialResultWarning
 from sae_explorer.model.direction import Direction  # noqa: TC001 - a request reads its annotations
 from sae_explorer.model.generation import Continuations, Sampling, continue_rows, text_ids
-from sae_explorer.model.interventions import At, Clamp, Intervention, Steer, check
+from sae_explorer.model.interventions import Clamp, Intervention, Steer, check
 from sae_explorer.request import Request, option, takes
 from sae_explorer.results import Provenance, Result, column, nullable
 from sae_explorer.text import visible
@@ -87,6 +87,7 @@ class SteeredRequest(Request):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "at", _places(self.at))
         if (self.feature is None) == (self.direction is None):
             what = "neither was" if self.feature is None else "both were"
             raise ExplorerError(
@@ -124,9 +125,16 @@ class SteeredRequest(Request):
         """What the strengths count, in a few words."""
         return f"× {_UNITS[self.unit]}" if self.unit != "absolute" else _UNITS[self.unit]
 
+    def unit_value(self, subject: Subject) -> float | None:
+        """Return the largest activation where strengths are multiples of it, else None."""
+        if self.unit != "max_activation":
+            return None
+        assert self.feature is not None  # a direction with this unit is refused
+        return largest(subject, self.feature)
+
     def changed(self, strength: float) -> tuple[Intervention, ...]:
         """Return all that is changed in the text of one strength."""
-        at = _places(self.at)
+        at = self.at
         change: Intervention
         if self.action == "clamp":
             assert self.feature is not None  # guaranteed above
@@ -138,17 +146,23 @@ class SteeredRequest(Request):
         return (*self.interventions, change)
 
 
-def _places(at: str | tuple[int, ...]) -> At:
+def _places(at: str | tuple[int, ...]) -> str | tuple[int, ...]:
     """Return the positions that a word or a list of numbers, as text or not, means."""
-    if isinstance(at, tuple) or at in ("all", "prompt", "generated"):
+    if at in ("all", "prompt", "generated", "ghost"):
         return at
     try:
-        return tuple(int(number) for number in at.split(","))
+        numbers = map(int, at.split(",")) if isinstance(at, str) else at
+        return tuple(dict.fromkeys(numbers))
     except ValueError:
         raise ExplorerError(
             f"at is {at!r}; it must be 'all', 'prompt', 'generated' or places separated by commas, "
             "such as '0,-1'."
         ) from None
+
+
+def without_minus_0(numbers: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the numbers, each -0.0 as the 0.0 that it is."""
+    return tuple(number + 0.0 for number in numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +194,12 @@ class SteeringRequest(SteeredRequest):
         maximum=2.0,
         slider=(-2.0, 2.0),
     )
-    seed: int = option(0, "Of the random numbers, which are the same for all texts.", minimum=0)
+    seed: int = option(
+        0,
+        "Of the random numbers, which are the same for all texts.",
+        minimum=0,
+        maximum=2**63 - 1,  # what torch takes
+    )
     max_tokens: int = option(
         40, "Largest number of tokens to generate.", unit="tokens", minimum=1, slider=(1, 200)
     )
@@ -196,6 +215,7 @@ class SteeringRequest(SteeredRequest):
                 f"{len(self.strengths)} strengths are given; {MOST_TEXTS} texts are possible at once, "
                 "the unsteered one among them. Give fewer."
             )
+        object.__setattr__(self, "strengths", without_minus_0(self.strengths))
 
     def strength_label(self, index: int) -> str:
         """Return in a word or two what is done in a text, of which 0 is the unsteered one."""
@@ -239,6 +259,9 @@ class SteeredTexts(Result):
     activation
         Of the explored feature at the token, as the plain model reads the text; float32. None for a
         direction, which has none, and while the texts are being written.
+    largest_activation
+        Of the steered feature in the built-in texts, where strengths are multiples of it; None
+        where they count something else, and where a cancel came before it was measured.
     """
 
     kind: ClassVar[str] = "steered-texts"
@@ -256,6 +279,7 @@ class SteeredTexts(Result):
     probability: NDArray[np.float64]
     differs: NDArray[np.bool_]
     activation: NDArray[np.float32] | None
+    largest_activation: float | None
 
     def __post_init__(self) -> None:
         columns = (self.text, self.place, self.token_id, self.generated, self.differs)
@@ -350,6 +374,7 @@ class SteeredTexts(Result):
             "status": self.status,
             "texts": self.texts,
             "ended": self.ended,
+            "largest_activation": self.largest_activation,
             "columns": {
                 "text": column(self.text),
                 "place": column(self.place),
@@ -382,6 +407,7 @@ class SteeredTexts(Result):
             probability=np.asarray(columns["probability"], np.float64),
             differs=np.asarray(columns["differs"], np.bool_),
             activation=None if activation is None else np.asarray(activation, np.float32),
+            largest_activation=body["largest_activation"],
         )
 
 
@@ -413,8 +439,8 @@ def steer_text(
     Raises
     ------
     ExplorerError
-        If an option is unknown or out of range, the feature does not exist or cannot be steered, or
-        the text is longer than the model reads.
+        If an option is unknown or out of range, the feature does not exist or cannot be steered, the
+        text is longer than the model reads, or ``at`` means places that it does not have.
 
     Examples
     --------
@@ -437,6 +463,8 @@ def run(
     provenance = subject.provenance(with_sae=True)
     rows = [request.interventions, *map(request.changed, request.strengths)]
     check(subject, rows[-1])
+    # The last token is written, and not read any more.
+    check_places(subject, request, prompt, len(prompt) + request.max_tokens - 1)
     sampling = Sampling(
         temperature=request.temperature,
         top_p=request.top_p,
@@ -445,9 +473,18 @@ def run(
         max_tokens=request.max_tokens,
     )
     written = Continuations(len(rows), subject.end_ids)
+    largest_activation: float | None = None
 
     def result(status: str, activation: NDArray[np.float32] | None = None) -> SteeredTexts:
-        return _result(subject, request, provenance, prompt, written, status, activation)
+        columns = _columns(subject, prompt, written)
+        return SteeredTexts(
+            request=request,
+            provenance=provenance,
+            status=status,
+            **columns,
+            activation=activation,
+            largest_activation=largest_activation,
+        )
 
     def report(_step: Step) -> None:
         if progress is not None:
@@ -455,14 +492,63 @@ def run(
             share = written.length / request.max_tokens
             progress(Progress(share, text, lambda: result("partial")))
 
-    measure_first(subject, rows[-1], progress)
     steps = continue_rows(subject, prompt, rows, sampling)
+    if not measure_first(subject, rows[-1], progress, cancel):
+        return result("partial")
+    largest_activation = request.unit_value(subject)
     status = write(steps, written, request.max_tokens, report, cancel)
     if request.feature is None:
         return result(status)
     ids, real = padded(prompt, written.token_ids)
-    activation = feature_activations(subject, [request.feature], ids)[..., 0].cpu()
+    try:
+        activation = feature_activations(subject, [request.feature], ids)[..., 0].cpu()
+    except KeyboardInterrupt:
+        warnings.warn(
+            "Interrupted: the activations are left out.", PartialResultWarning, stacklevel=3
+        )
+        return result("partial")
     return result(status, activation[real].numpy())
+
+
+def check_places(
+    subject: Subject, request: SteeredRequest, prompt: Sequence[int], read: int
+) -> None:
+    """Refuse places where nothing could be steered, or that are beyond all that counts.
+
+    Parameters
+    ----------
+    subject
+        The model.
+    request
+        Says where to steer.
+    prompt
+        Token ids of the text given.
+    read
+        How many tokens the model reads before its last prediction that counts.
+
+    Raises
+    ------
+    ExplorerError
+        If ``at`` lists a place beyond these, or means none of them.
+    """
+    if not isinstance(request.at, str):
+        beyond = [place for place in request.at if place >= read]
+        if beyond:
+            raise ExplorerError(
+                f"at has the place {beyond[0]}, but the text given has {len(prompt)} tokens, and "
+                f"places up to {read - 1} come before the last prediction. Choose one of these, or "
+                "at='all'."
+            )
+        return
+    first = len(prompt) if request.at == "generated" else 0
+    last = min(len(prompt), read) if request.at == "prompt" else read
+    skipped = request.skip_bos and prompt[0] == subject.tokenizer.bos_token_id
+    if not any(place or not skipped for place in range(first, last)):
+        raise ExplorerError(
+            f"Nothing would be steered before the last prediction: at is {request.at!r}, the text "
+            f"given has {len(prompt)} tokens, and skip_bos is {request.skip_bos}. Give a longer text, "
+            "ask for more tokens, or steer other places."
+        )
 
 
 def write(
@@ -542,15 +628,8 @@ def padded(prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> tup
     return ids, torch.arange(longest)[None] < lengths[:, None]
 
 
-def _result(
-    subject: Subject,
-    request: SteeringRequest,
-    provenance: Provenance,
-    prompt: Sequence[int],
-    written: Continuations,
-    status: str,
-    activation: NDArray[np.float32] | None,
-) -> SteeredTexts:
+def _columns(subject: Subject, prompt: Sequence[int], written: Continuations) -> dict[str, Any]:
+    """Return what a result says of the texts and of their tokens."""
     texts = [[*prompt, *ids] for ids in written.token_ids]
     lengths = [len(text) for text in texts]
     given = len(prompt)
@@ -559,21 +638,17 @@ def _result(
     probability = [[math.nan] * given + row for row in written.probability]
     plain = written.token_ids[0]
     differs = [[False] * given + _without_counterpart(plain, row) for row in written.token_ids]
-    return SteeredTexts(
-        request=request,
-        provenance=provenance,
-        status=status,
-        texts=[subject.continuation_text(prompt, said) for said in written.said()],
-        ended=written.ended,
-        text=np.repeat(np.arange(len(texts), dtype=np.int32), lengths),
-        place=place.astype(np.int32),
-        token_id=np.asarray(ids, np.int32),
-        token=[piece for text in texts for piece in subject.texts_in_place(text)],
-        generated=place >= given,
-        probability=np.concatenate(probability),
-        differs=np.concatenate(differs),
-        activation=activation,
-    )
+    return {
+        "texts": [subject.continuation_text(prompt, said) for said in written.said()],
+        "ended": written.ended,
+        "text": np.repeat(np.arange(len(texts), dtype=np.int32), lengths),
+        "place": place.astype(np.int32),
+        "token_id": np.asarray(ids, np.int32),
+        "token": [piece for text in texts for piece in subject.texts_in_place(text)],
+        "generated": place >= given,
+        "probability": np.concatenate(probability),
+        "differs": np.concatenate(differs),
+    }
 
 
 def _without_counterpart(plain: Sequence[int], steered: Sequence[int]) -> list[bool]:

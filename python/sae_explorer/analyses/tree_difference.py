@@ -197,6 +197,11 @@ class TreeDifference(Result):
         ...     grow_tree(subject, feature=302), grow_tree(subject, feature=302, weights="decoder")
         ... )
         """
+        for tree in (one, two):
+            if not isinstance(tree, DefinitionTree):
+                raise ExplorerError(
+                    f"{type(tree).__name__} is no tree; give two, such as grow_tree(...) returns."
+                )
         comparison = _Comparison(one, two, subject)
         for _ in comparison.steps():
             pass

@@ -29,6 +29,7 @@ from sae_explorer.model.decoding import (
     open_decoder,
 )
 from sae_explorer.model.direction import Direction  # noqa: TC001 - a request reads its annotations
+from sae_explorer.model.generation import check_length
 from sae_explorer.model.ghost import AUTO, SOURCES, DirectionRequest, Vector, ghost_vector
 from sae_explorer.model.interventions import Changes, Intervention
 from sae_explorer.model.interventions import check as check_interventions
@@ -522,6 +523,7 @@ class _Growth:
         ghost_token = request.ghost_token or subject.default_ghost_token
         second_token = subject.second_ghost_token(ghost_token) if request.second_used else ""
         ids = subject.encode_prompt(request.prompt, ghost_token, second_token)
+        check_length(subject, len(ids))
         scale = request.scale
         if scale == AUTO:
             from sae_explorer.analyses.scale_sweep import best_scale

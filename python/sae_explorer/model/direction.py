@@ -181,6 +181,8 @@ class Direction:
         ExplorerError
             If the text is no sum of features.
         """
+        if not isinstance(text, str):
+            raise ExplorerError(f"{shown(text)} is no text of a direction. {_HOW}.")
         rest, total = text.strip(), cls(())
         while rest:
             match = _TERM.match(rest)

@@ -33,6 +33,9 @@ Plan: TypeAlias = "tuple[Intervention, ...]"
 #: In place of a token in a row that has ended.
 ENDED = -1
 
+#: Temperatures up to this one are none: logits divided by them are too large for random numbers.
+_COLDEST = 1e-6
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -41,7 +44,7 @@ class Sampling:
     Parameters
     ----------
     temperature
-        Divides the logits; 0 takes the most probable token.
+        Divides the logits; 0, and what is as good as 0, takes the most probable token.
     top_p
         Only the most probable tokens that together reach this probability are drawn from (Holtzman
         et al., 2020), after the temperature.
@@ -143,6 +146,35 @@ def text_ids(subject: Subject, text: str) -> list[int]:
     return [int(begin)]
 
 
+def check_length(subject: Subject, prompt: int, generated: int = 0) -> None:
+    """Refuse a text that the model's positions do not reach.
+
+    Parameters
+    ----------
+    subject
+        The model.
+    prompt
+        Number of tokens that are given.
+    generated
+        Number of tokens that are to follow.
+
+    Raises
+    ------
+    ExplorerError
+        If they are too many.
+    """
+    limit = getattr(text_config(subject.model), "max_position_embeddings", None)
+    if limit is None or prompt + generated <= limit:
+        return
+    follow, fewer = "", ""
+    if generated:
+        follow, fewer = f" and {generated} are to follow", " or ask for fewer tokens"
+    raise ExplorerError(
+        f"The text has {prompt} tokens{follow}, but {type(subject.model).__name__} reads {limit} at "
+        f"most. Give a shorter text{fewer}."
+    )
+
+
 def continue_rows(
     subject: Subject,
     ids: Sequence[int],
@@ -179,7 +211,7 @@ def continue_rows(
         If the text would be longer than the model's positions reach, an intervention cannot be
         carried out, or the logits are not finite.
     """
-    _check_length(subject, len(ids), sampling.max_tokens)
+    check_length(subject, len(ids), sampling.max_tokens)
     plans: dict[Plan, int] = {}
     plan_of_row = [plans.setdefault(_effective(row), len(plans)) for row in rows]
     return _steps(subject, ids, list(plans), plan_of_row, sampling)
@@ -226,16 +258,6 @@ def _steps(
         new = text if cache is None else chosen[:, None]
 
 
-def _check_length(subject: Subject, prompt: int, generated: int) -> None:
-    limit = getattr(text_config(subject.model), "max_position_embeddings", None)
-    if limit is not None and prompt + generated > limit:
-        raise ExplorerError(
-            f"The text has {prompt} tokens and {generated} are to follow, but "
-            f"{type(subject.model).__name__} reads {limit} at most. Give a shorter text or ask for "
-            "fewer tokens."
-        )
-
-
 def _effective(row: Sequence[Intervention]) -> Plan:
     """Return the interventions of a row that do something."""
     return tuple(one for one in row if not one.does_nothing)
@@ -263,7 +285,7 @@ def _forward(subject: Subject, new: Tensor, cache: Any) -> tuple[Tensor, Any]:
 
 def _choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
     """Return the next token of each row, shape ``[rows]``, from logits of ``[rows, vocabulary]``."""
-    if sampling.temperature == 0:
+    if sampling.temperature <= _COLDEST:
         return logits.argmax(dim=-1)
     logits = logits / sampling.temperature
     if sampling.top_p < 1:

@@ -179,13 +179,13 @@ class Intervention:
         ExplorerError
             If the values are those of no intervention.
         """
-        given = dict(values)
+        given = dict(values) if isinstance(values, Mapping) else {}
         kind = KINDS.get(str(given.pop("kind", "")))
         known = [field.name for field in fields(kind)] if kind is not None else []  # type: ignore[arg-type]
         needed = {"feature", kind.amount} - {""} if kind is not None else {""}
         if kind is None or not needed <= set(given) <= set(known):
             raise ExplorerError(
-                f"{shown(dict(values))} is no intervention; write it as in {{'kind': 'clamp', 'feature': "
+                f"{shown(values)} is no intervention; write it as in {{'kind': 'clamp', 'feature': "
                 "17, 'value': 8.0}, or give Clamp(17, 8.0), Steer(17, 4.0) or Ablate(17)."
             )
         if isinstance(given["feature"], str):
