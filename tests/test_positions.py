@@ -129,7 +129,7 @@ PLACES = [
     ({"at": 3}, [3]),
     ({"at": [-1]}, [5]),
     ({"at": [-6, 0, 7, 100]}, [0, 7]),
-    ({"at": [0, 1], "skip_bos": True}, [1]),
+    ({"at": [0, 1], "skip_bos": True}, [0, 1]),  # a place that is listed is meant
     ({"at": np.array([1, -2])}, [1, 4]),
     ({"at": range(2)}, [0, 1]),
 ]

@@ -92,6 +92,7 @@ def expect_layer(notebook: NotebookPage, layer: int, feature: int = 4021) -> Non
     state(notebook, "done")
     expect(notebook.rows.first).to_be_visible()
     assert notebook.nodes() > 100
+    notebook.widget.get_by_role("tab", name="Nearest tokens").click()
     table = notebook.widget.get_by_role("table", name="Nearest tokens")
     expect(table.locator("tbody tr").first).to_be_visible()
     notebook.widget.get_by_role("tab", name="Logit lens").click()

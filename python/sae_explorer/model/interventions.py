@@ -72,8 +72,8 @@ class Intervention:
         reach change nothing. ``"generated"`` leaves the
         prompt's last token as it is, and with it the first token that follows.
     skip_bos
-        Whether the beginning-of-text token is left as it is: its activations lie far from all
-        others', and SAEs are seldom trained on it.
+        Whether the beginning-of-text token is left as it is, unless its place is listed: its
+        activations lie far from all others', and SAEs are seldom trained on it.
     """
 
     #: How one is written in Python.
