@@ -166,8 +166,8 @@ def steering(notebook: Any) -> None:
     assert np.abs(bird.log_ratio).max() < 1e-3
     gone = said(notebook, "What it loses is the second noun")
     row = [game.union.text(row) for row in range(len(game))].index('a kind of game"')
-    assert f"{game.probability_two[row]:.2%} after {game.probability_one[row]:.2%}" in gone
-    assert "no answer changes by more than 0.0%" in gone
+    assert f"{game.probability_two[row]:.2%} where it was {game.probability_one[row]:.2%}" in gone
+    assert "no answer changes by as much as 0.1%" in gone
 
     for part in ("ClosedLoop(", "TreeDifference(weights decoder to weights encoder", "bird bird"):
         assert part in shown(notebook, 'run("loop")')

@@ -237,3 +237,10 @@ def test_a_forward_that_does_not_say_what_its_tokens_are_is_refused(where: dict[
         applied(subject, [Steer(1, 2.0, **where)]),
     ):
         subject.model(input_ids=torch.tensor([PROMPT]))
+
+
+def test_places_that_no_answer_of_a_tree_reaches_are_refused() -> None:
+    subject = subject_of("llama")
+    far = Steer(1, 2.0, at=500)
+    with pytest.raises(ExplorerError, match="would do nothing: prompt and answers have"):
+        grow_tree(subject, feature=1, interventions=[far], max_depth=3)

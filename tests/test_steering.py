@@ -364,7 +364,7 @@ def test_the_same_question_has_the_same_json() -> None:
 def test_the_table_goes_to_csv() -> None:
     lines = example().to_csv().splitlines()
     assert lines[0] == (
-        '"text","place","token_id","token","generated","probability","differs","activation"'
+        '"text","strength","place","token_id","token","generated","probability","differs","activation"'
     )
     assert len(example().to_frame()) == len(example().token)
 

@@ -224,3 +224,16 @@ def test_a_comparison_is_kept_to_the_letter_and_shown_as_a_tree() -> None:
     assert payload["counts"] == found.counts
     assert payload["settled"] == len(found) == len(np.frombuffer(payload["parent"]["data"], "<i4"))
     assert "weights encoder to weights decoder" in repr(found)
+
+
+def test_what_only_left_the_most_probable_tokens_does_not_vanish() -> None:
+    subject = Subject.demo()
+    options = {"feature": 302, "weights": "decoder", "centroid": True, "cutoff": 1e-3}
+    found = compare_trees(subject, **options, against="weights=encoder").to_frame()
+    for one, two, fate in (("one", "two", "vanishes"), ("two", "one", "appears")):
+        gone = found[found.fate == fate]
+        assert (gone[f"probability_{two}"] < 1e-3).all()
+        assert (gone[f"probability_{one}"] >= 1e-3).all()
+    above = found[found.in_one & ~found.in_two & (found.probability_two >= 1e-3)]
+    assert len(above)  # among the five most probable tokens of the first tree only
+    assert set(above.fate) <= {"gains", "loses", "stays"}

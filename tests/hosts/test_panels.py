@@ -237,7 +237,7 @@ def test_a_panel_shows_and_gives_away_what_it_found_until_an_option_changes(
     assert len(pd.read_csv(taken(notebook, f"{case.name}.csv", tmp_path))) == len(first.to_frame())
 
     case.change(panel)
-    expect(bar(panel, "stale")).to_contain_text("of before the last change")
+    expect(bar(panel, "stale")).to_contain_text("from before the last change")
     photograph(notebook, f"{case.name}-stale")
     expect(shown(panel, case)).to_be_visible()
     press(panel, "Run again")
@@ -458,7 +458,7 @@ def test_the_report_shows_every_panel_without_a_kernel(
     said = {
         case.name: panel_of(notebook, case).locator(".sae-run-text").inner_text() for case in CASES
     }
-    assert ["of before the last change" in text for text in said.values()] == [
+    assert ["from before the last change" in text for text in said.values()] == [
         case.name == "steering" for case in CASES
     ]
     report = taken(notebook, "report.html", tmp_path)

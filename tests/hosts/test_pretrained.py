@@ -96,7 +96,9 @@ def expect_layer(notebook: NotebookPage, layer: int, feature: int = 4021) -> Non
     table = notebook.widget.get_by_role("table", name="Nearest tokens")
     expect(table.locator("tbody tr").first).to_be_visible()
     notebook.widget.get_by_role("tab", name="Logit lens").click()
-    expect(notebook.widget.get_by_role("tabpanel", name="Logit lens")).to_contain_text(f"of feature {feature}")
+    expect(notebook.widget.get_by_role("tabpanel", name="Logit lens")).to_contain_text(
+        f"of feature {feature}"
+    )
     notebook.widget.get_by_role("tab").first.click()
     assert menu(notebook).evaluate("(menu) => menu.selectedOptions[0].text") == f"layer {layer}"
 

@@ -142,7 +142,7 @@ describe("activations of the closed loop", () => {
   });
 
   test.each([
-    ["of before the last change", { _jobs: { loop: { ...DONE, state: "stale" } } }],
+    ["from before the last change", { _jobs: { loop: { ...DONE, state: "stale" } } }],
     ["of a tree of another size", { _loop: { ...LOOP, nodes: column("<f4", [0, 1]) } }],
     ["of a tree that is growing", { _status: { ...STATUS, state: "growing" } }],
   ])("%s are not shown", async (_, more) => {

@@ -65,7 +65,7 @@ describe("an analysis that runs on request", () => {
 
   test("a stale result says what it is about, and is dimmed", async () => {
     await say({ state: "stale" }, { _steering: steeringPayload() });
-    expect(bar().textContent).toContain("Shown: feature 302, of before the last change.");
+    expect(bar().textContent).toContain("Shown: feature 302, from before the last change.");
     expect(result().dataset.stale).toBe("true");
     await jobs({ state: "done" });
     expect(result().dataset.stale).toBeUndefined();
@@ -87,7 +87,7 @@ describe("an analysis that runs on request", () => {
     await say({ state: "stale" }, { _saved: true, _steering: steeringPayload() });
     const found = shown.find(".sae-texts").closest(".sae-requested") as HTMLElement;
     expect(found.querySelector(".sae-run-saved")?.textContent).toBe(
-      "Shown: feature 302, of before the last change.",
+      "Shown: feature 302, from before the last change.",
     );
     expect(found.querySelector<HTMLElement>(".sae-result")?.dataset.stale).toBe("true");
   });

@@ -123,7 +123,7 @@ function wordsOf(job: Job, payload: RequestedPayload | null, old: boolean): stri
   }
   if (!payload) return job.state === "error" ? "" : job.text;
   if (job.state === "error") return `Shown: ${payload.label}, of the run before.`;
-  if (job.state === "stale") return `Shown: ${payload.label}, of before the last change.`;
+  if (job.state === "stale") return `Shown: ${payload.label}, from before the last change.`;
   return shownOf(payload);
 }
 

@@ -82,7 +82,7 @@ class SteeredRequest(Request):
     )
     interventions: tuple[Intervention, ...] = option(
         (),
-        "What is changed in all texts besides, the plain one included, such as [Clamp(17, 8.0)].",
+        "What is changed in all texts besides, the plain one included, such as 'clamp 17 8; ablate 9'.",
     )
 
     def __post_init__(self) -> None:
@@ -322,12 +322,16 @@ class SteeredTexts(Result):
         return [self.request.strength_label(index) for index in range(len(self))]
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row a token, text after text, with the columns of the class."""
+        """Return one row a token, text after text, with the columns of the class.
+
+        ``strength`` is that of the row's text, in the request's unit; 0 for the unsteered one.
+        """
         import pandas as pd
 
         return pd.DataFrame(
             {
                 "text": self.text,
+                "strength": np.array([0.0, *self.request.strengths])[self.text],
                 "place": self.place,
                 "token_id": self.token_id,
                 "token": self.token,

@@ -117,7 +117,8 @@ class Change:
         Of the whole path in each tree; None where it is not known.
     fate
         ``"appears"``, ``"vanishes"``, ``"gains"``, ``"loses"`` or ``"stays"``, from the first tree
-        to the second. What appears is in the second tree only, and not less probable than before.
+        to the second. What appears was below the cutoff of the first tree, what vanishes is below
+        that of the second.
     complete
         Whether the answer ends by itself.
     row
@@ -270,10 +271,10 @@ class TreeDifference(Result):
         words = np.full(len(self), "stays", dtype=object)
         words[ratio > _ALIKE] = "gains"
         words[ratio < -_ALIKE] = "loses"
-        # A node may be missing because it is no longer among the most probable next tokens, though it
-        # is more probable than before.
-        words[~self.in_one & ~(ratio < 0)] = "appears"
-        words[~self.in_two & ~(ratio > 0)] = "vanishes"
+        # A node may also be missing because it is not among the most probable next tokens, though it is
+        # more probable than the cutoff.
+        words[~self.in_one & ~(self.probability_one >= self.union.request.cutoff)] = "appears"
+        words[~self.in_two & ~(self.probability_two >= self.other.cutoff)] = "vanishes"
         return words.tolist()
 
     def definitions(self, limit: int | None = 10) -> list[Change]:
@@ -427,7 +428,7 @@ def run(
     pair = request.pair()
     if pair[0] == pair[1]:
         raise ExplorerError(
-            "Without interventions the tree is the plain one. Add some, such as [Clamp(17, 8.0)], or "
+            "Without interventions the tree is the plain one. Add some, such as 'clamp 17 8', or "
             "say what else to compare with, as in against='weights=decoder'."
             if request.against == PLAIN
             else f"against is {request.against!r}, which is what the tree has anyway. Give another "

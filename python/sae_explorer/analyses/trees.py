@@ -524,6 +524,13 @@ class _Growth:
         second_token = subject.second_ghost_token(ghost_token) if request.second_used else ""
         ids = subject.encode_prompt(request.prompt, ghost_token, second_token)
         check_length(subject, len(ids))
+        for one in request.interventions:
+            end = len(ids) + request.max_depth
+            if not isinstance(one.at, str) and all(place >= end for place in one.at):
+                raise ExplorerError(
+                    f"{one.label} would do nothing: prompt and answers have {end} tokens at most, places "
+                    f"0 to {end - 1}. Give other places."
+                )
         scale = request.scale
         if scale == AUTO:
             from sae_explorer.analyses.scale_sweep import best_scale

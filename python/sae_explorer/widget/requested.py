@@ -376,7 +376,7 @@ class Requested:
         if panel.result is None:
             return JobState()
         if self._is_stale(panel, values):
-            return JobState("stale", "of before the last change", 1.0)
+            return JobState("stale", "from before the last change", 1.0)
         if panel.result.status == "partial":
             return JobState("partial", "stopped before it was complete", 1.0)
         return JobState("done", "done", 1.0)
