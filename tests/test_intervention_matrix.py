@@ -435,7 +435,7 @@ def test_ablating_a_silent_feature_is_the_plain_tree(sae_name: str) -> None:
     sae = copy.deepcopy(given.sae)
     with torch.no_grad():
         sae.b_enc[OTHER] = -1000.0
-    tree = replace(given, sae=sae).tree(Ablate(OTHER), Ablate(9, at=(len(PROMPT) + 50,)))
+    tree = replace(given, sae=sae).tree(Ablate(OTHER))
     assert paths(tree) == paths(given.tree())
 
 
