@@ -13,7 +13,7 @@ import torch
 
 from naive import clamped, embedded
 from sae_explorer import Clamp, ExplorerError, Steer, Subject, grow_tree
-from sae_explorer.model.decoding import Prompt, path_probabilities
+from sae_explorer.model.decoding import Prompt
 from sae_explorer.model.scoring import PathScorer, score
 from zoo import attentions, build_model, build_sae, build_tokenizer
 
@@ -152,11 +152,15 @@ def test_interventions_act_at_the_places_where_they_act_in_a_tree(
     assert not np.allclose(np.exp(plain[0]), grown.probability, rtol=1e-2)
 
 
-def test_one_path_scores_as_path_probabilities_do() -> None:
+def test_one_path_scores_as_one_forward_of_it() -> None:
     subject = subject_of("llama")
     prompt, path = prompts(subject)[0], [70, 80, 90, 100]
-    with subject.run():
-        expected = path_probabilities(subject.model, prompt, path)
+    vectors = {token: torch.tensor(vector) for token, vector in prompt.ghosts.items()}
+    with embedded(subject.model, vectors), torch.no_grad():
+        ids = torch.tensor([[*prompt.ids, *path]])
+        logits = subject.model(input_ids=ids, use_cache=False).logits[0, len(prompt.ids) - 1 : -1]
+    logits[:, list(prompt.ghosts)] = -torch.inf
+    expected = logits.softmax(-1)[range(len(path)), path].numpy()
     chain = np.arange(-1, len(path), dtype=np.int32)
     found = score(subject, chain, np.array([-1, *path], np.int32), [prompt])
     np.testing.assert_allclose(np.exp(found[0, 1:]), expected, rtol=1e-5)

@@ -298,6 +298,6 @@ test("analyses that run on request have the options of their own beside them", a
   const options = CONTROLS.filter(({ group }) => ["scales", "loop"].includes(group));
   expect(options.length).toBeGreaterThan(2);
   for (const { name } of options) {
-    expect(shown.find(`.sae-settings [data-option=${name}] :is(input, select)`)).toBeTruthy();
+    expect(shown.find(`.sae-settings [data-option=${name}] :is(input, select)`)).not.toBeNull();
   }
 });

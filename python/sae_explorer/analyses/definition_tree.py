@@ -332,8 +332,7 @@ class DefinitionTree(Result):
         float
             Product of the probabilities along the answer's tokens; 0 if it holds the ghost's own.
         """
-        from sae_explorer.model.decoding import path_probabilities
-        from sae_explorer.model.interventions import applied
+        from sae_explorer.model.scoring import score
 
         live = self.live_subject(subject)
         if isinstance(answer, str):
@@ -342,9 +341,12 @@ class DefinitionTree(Result):
             path = [int(i) for i in answer]
         if not path:
             return 1.0
-        with applied(live, self.request.interventions):
-            found = path_probabilities(live.model, self.prompt_with_ghosts(), path)
-        return float(np.prod(found))
+        # A tree of one branch: each node's parent is the one before it.
+        parent = np.arange(-1, len(path), dtype=np.int32)
+        tokens = np.array([-1, *path], np.int32)
+        prompts = [self.prompt_with_ghosts()]
+        found = score(live, parent, tokens, prompts, self.request.interventions)
+        return float(np.exp(found.sum()))
 
     def greedy(
         self, stop: str | None = None, max_tokens: int = 50, subject: Subject | None = None

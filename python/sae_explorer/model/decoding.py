@@ -493,35 +493,6 @@ class ReplayDecoder(Decoder):
         return numbers, NextTokens(token_ids, probabilities)
 
 
-def path_probabilities(model: nn.Module, prompt: Prompt, path: Sequence[int]) -> FloatArray:
-    """Return the probability of each token of a path after a prompt, in one forward.
-
-    Parameters
-    ----------
-    model
-        The language model.
-    prompt
-        What comes before the path.
-    path
-        Token ids; a ghost's own token has probability 0.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape ``[len(path)]``, float64; each probability is computed as in a tree.
-    """
-    device = _device(model)
-    ids = torch.tensor([[*prompt.ids, *path]], device=device)
-    with ghosts(model, ghost_rows([prompt], device)), announced(prompt_layout([prompt], ids)):
-        logits = model(input_ids=ids, use_cache=False).logits[0]
-    logits = logits[len(prompt.ids) - 1 : -1].float()
-    logits[:, list(prompt.ghosts)] = -torch.inf
-    logp = logits - logits.logsumexp(dim=-1, keepdim=True)
-    chosen = logp.gather(1, torch.tensor(path, device=logits.device)[:, None])[:, 0]
-    probabilities: FloatArray = chosen.exp().cpu().double().numpy()
-    return probabilities
-
-
 @contextmanager
 def quiet_forward(model: nn.Module) -> Iterator[None]:
     """Run forwards without gradients and without autocast, in this thread.
