@@ -25,9 +25,9 @@ from sae_explorer import (
     vector,
 )
 from sae_explorer.analyses.trees import TreeRequest
+from sae_explorer.model.changes import applied
 from sae_explorer.model.direction import Term
 from sae_explorer.model.ghost import DirectionRequest, ghost_vector
-from sae_explorer.model.interventions import applied
 from test_trees_parity import GHOST_TOKEN, ghost_id
 from zoo import attentions, build_model, build_sae, build_tokenizer
 

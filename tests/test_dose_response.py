@@ -26,9 +26,10 @@ from sae_explorer.analyses import dose_response as module
 from sae_explorer.analyses.activations import corpus, largest, residual_norm
 from sae_explorer.analyses.dose_response import DoseResponse, dose_response
 from sae_explorer.analyses.steering import steer_text
+from sae_explorer.model.changes import applied
 from sae_explorer.model.direction import feature
 from sae_explorer.model.generation import text_ids
-from sae_explorer.model.interventions import Clamp, Steer, applied
+from sae_explorer.model.interventions import Clamp, Steer
 from sae_explorer.model.sites import read
 from sae_explorer.request import schema
 from test_generation import (

@@ -45,7 +45,7 @@ from sae_explorer import (
     vector,
 )
 from sae_explorer.analyses import activations
-from sae_explorer.model.interventions import applied, applied_by_row
+from sae_explorer.model.changes import applied, applied_by_row
 from sae_explorer.model.positions import Layout, announced
 from test_interventions import hooks_of
 from test_trees_parity import GHOST_TOKEN, PROMPTS, ghost_id, prompt_ids, state

@@ -37,7 +37,8 @@ from sae_explorer import (
 from sae_explorer.analyses.definition_tree import DefinitionTree
 from sae_explorer.analyses.trees import TreeGrower, TreeRequest
 from sae_explorer.model import decoding, sites
-from sae_explorer.model.interventions import Ablate, Clamp, Intervention, Steer, applied, check
+from sae_explorer.model.changes import applied, check
+from sae_explorer.model.interventions import Ablate, Clamp, Intervention, Steer
 from sae_explorer.request import from_text, schema
 from test_trees_parity import GHOST_TOKEN, PROMPTS, ghost_id, prompt_ids, state, width_of
 from zoo import SAE_KINDS, attentions, build_model, build_sae, build_tokenizer

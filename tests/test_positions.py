@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from sae_explorer import Ablate, Clamp, ExplorerError, Steer, Subject, grow_tree, grow_trees
-from sae_explorer.model.interventions import Intervention, applied
+from sae_explorer.model.changes import applied
+from sae_explorer.model.interventions import Intervention
 from sae_explorer.model.positions import Layout, announced, current
 from test_trees_parity import GHOST_TOKEN, ghost_id
 from zoo import attentions, build_model, build_sae, build_tokenizer

@@ -363,8 +363,8 @@ class DefinitionTree(Result):
         subject
             As in :meth:`probability_of`.
         """
+        from sae_explorer.model.changes import applied
         from sae_explorer.model.decoding import open_decoder
-        from sae_explorer.model.interventions import applied
 
         live = self.live_subject(subject)
         closing = (self.closing or "\n") if stop is None else stop

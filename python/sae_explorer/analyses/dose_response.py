@@ -32,9 +32,9 @@ from sae_explorer.analyses.steering import (
     write,
 )
 from sae_explorer.errors import ExplorerError, PartialResultWarning
+from sae_explorer.model.changes import added_vector, applied, check
 from sae_explorer.model.direction import Direction
 from sae_explorer.model.generation import Continuations, Sampling, continue_rows, text_ids
-from sae_explorer.model.interventions import added_vector, applied, check
 from sae_explorer.model.positions import Layout, announced
 from sae_explorer.request import option, takes
 from sae_explorer.results import Provenance, Result, column, nullable

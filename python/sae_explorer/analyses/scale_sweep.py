@@ -32,6 +32,7 @@ from sae_explorer.analyses.definition_tree import closing_of
 from sae_explorer.analyses.trees import TreeRequest
 from sae_explorer.errors import ExplorerError, PartialResultWarning
 from sae_explorer.model import sites
+from sae_explorer.model.changes import applied, check
 from sae_explorer.model.decoding import (
     Prompt,
     ghost_rows,
@@ -43,7 +44,7 @@ from sae_explorer.model.decoding import (
 from sae_explorer.model.direction import Direction  # noqa: TC001 - evaluated by the request
 from sae_explorer.model.generation import check_length
 from sae_explorer.model.ghost import SOURCES, DirectionRequest, ghost_vector, ghosts
-from sae_explorer.model.interventions import Intervention, applied, check
+from sae_explorer.model.interventions import Intervention  # noqa: TC001 - a request reads its annotations
 from sae_explorer.model.positions import announced
 from sae_explorer.request import option, takes
 from sae_explorer.results import Provenance, Result, column

@@ -20,6 +20,8 @@ import torch
 
 from sae_explorer.analyses.definition_tree import DefinitionTree
 from sae_explorer.errors import ExplorerError, PartialResultWarning
+from sae_explorer.model.changes import Changes
+from sae_explorer.model.changes import check as check_interventions
 from sae_explorer.model.decoding import (
     Decoder,
     IntArray,
@@ -31,8 +33,7 @@ from sae_explorer.model.decoding import (
 from sae_explorer.model.direction import Direction  # noqa: TC001 - a request reads its annotations
 from sae_explorer.model.generation import check_length
 from sae_explorer.model.ghost import AUTO, SOURCES, DirectionRequest, Vector, ghost_vector
-from sae_explorer.model.interventions import Changes, Intervention
-from sae_explorer.model.interventions import check as check_interventions
+from sae_explorer.model.interventions import Intervention  # noqa: TC001 - a request reads its annotations
 from sae_explorer.request import option, takes
 from sae_explorer.subject import SECOND_PLACEHOLDER
 

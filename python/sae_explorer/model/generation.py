@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from sae_explorer.errors import ExplorerError
-from sae_explorer.model.interventions import Changes
+from sae_explorer.model.changes import Changes
 from sae_explorer.model.positions import Layout, announced
 from sae_explorer.model.sites import text_config
 

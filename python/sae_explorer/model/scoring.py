@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from transformers.cache_utils import DynamicCache
 
+from sae_explorer.model.changes import Changes
 from sae_explorer.model.decoding import (
     FloatArray,
     IntArray,
@@ -32,7 +33,6 @@ from sae_explorer.model.decoding import (
     shares_keys,
 )
 from sae_explorer.model.ghost import ghosts
-from sae_explorer.model.interventions import Changes
 from sae_explorer.model.positions import Layout, announced
 
 if TYPE_CHECKING:
