@@ -7,7 +7,7 @@ STATIC := python/sae_explorer/static
 FRONT_END := package.json package-lock.json $(shell find js -type f)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test benchmarks model clean
+.PHONY: demo test hosts benchmarks model clean
 
 demo: .venv/demo-ready $(STATIC)/widget.js
 	$(BIN)/sae-explorer demo
@@ -19,6 +19,10 @@ test: .venv/test-ready $(STATIC)/widget.js
 	npm run --silent check
 	npm test --silent
 	$(BIN)/python -m pytest
+
+# Runs the tests in all notebook hosts and writes the README's table of them.
+hosts: .venv/test-ready $(STATIC)/widget.js
+	$(BIN)/python -m pytest tests/hosts --write-hosts
 
 benchmarks: .venv/test-ready $(STATIC)/widget.js
 	$(BIN)/python tests/benchmarks/trees.py

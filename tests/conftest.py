@@ -1,32 +1,110 @@
-"""Settings of all tests: one thread for torch, and the parity table at the end of the run."""
+"""Settings of all tests: one thread for torch, and the tables of figures at the end of the run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 
+from hosts import matrix
+
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Iterator, Sequence
 
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
 
+README = Path(__file__).parents[1] / "README.md"
+#: Tables of what tests measured: ``record_property(name, row)`` adds a row, a dict, to one of them.
+TABLES = {
+    "parity": "parity with one forward per node",
+    "axe": "accessibility, by axe-core",
+    "soak": "memory under many changes",
+}
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what the parity tests measured, whether they passed or not."""
-    rows = [
-        value
-        for outcome in ("passed", "failed")
-        for report in terminalreporter.getreports(outcome)
-        for name, value in report.user_properties
-        if name == "parity" and report.when == "call"
-    ]
-    if not rows:
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-hosts",
+        action="store_true",
+        help="write what the tests of hosts show into the README's table",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "host(name, *claims): what a host is shown to do")
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Let each test of a host carry its claims into its report."""
+    for item in items:
+        item.user_properties += [("host", claim) for claim in matrix.claims(item)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the README's table of hosts, or fail where all of them ran and it says otherwise."""
+    made = _hosts(session.config)
+    if not made or session.testsfailed:
         return
+    if session.config.getoption("--write-hosts"):
+        matrix.write(README, made)
+    elif _all_ran(session) and not matrix.stands_in(README, made):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print what the tests measured, whether they passed or not."""
+    for name, title in TABLES.items():
+        rows = [row for row, _ in _recorded(config, name)]
+        if rows:
+            terminalreporter.section(title)
+            for line in _aligned(rows):
+                terminalreporter.write_line(line)
+    made = _hosts(config)
+    if made:
+        terminalreporter.section("what the hosts are shown to do")
+        terminalreporter.write(made)
+        if not matrix.stands_in(README, made):
+            terminalreporter.write_line(
+                "The README's table of hosts says otherwise: `make hosts` runs these tests and writes it."
+            )
+
+
+def _recorded(config: pytest.Config, name: str) -> Iterator[tuple[Any, bool]]:
+    """Yield what tests recorded under a name, and whether they passed."""
+    reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    # A test whose fixture fails after it has passed is in both lists: it counts as failed.
+    for outcome in ("passed", "failed", "error"):
+        for report in reporter.stats.get(outcome, []):
+            if outcome == "passed" and report.when != "call":
+                continue
+            for key, value in report.user_properties:
+                if key == name:
+                    yield value, outcome == "passed"
+
+
+def _hosts(config: pytest.Config) -> str:
+    results = list(_recorded(config, "host"))
+    return matrix.table(results) if results else ""
+
+
+def _all_ran(session: pytest.Session) -> bool:
+    """Tell whether every test of a host was run, not a choice of them."""
+    ran = {item.path for item in session.items}
+    whole = not session.config.getoption("-k") and not any(
+        "::" in arg for arg in session.config.args
+    )
+    return whole and ran.issuperset(Path(__file__).parent.glob("hosts/test_*.py"))
+
+
+def _aligned(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     columns = list(rows[0])
     table = [columns, *([str(row[column]) for column in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    terminalreporter.section("parity with one forward per node")
     for line in table:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        terminalreporter.write_line("  ".join(cells).rstrip())
+        yield "  ".join(cells).rstrip()
