@@ -23,13 +23,11 @@ from sae_explorer import Clamp, ExplorerError, PartialResultWarning, Subject
 from sae_explorer.analyses import activations
 from sae_explorer.analyses.activations import (
     ActivationScan,
-    corpus,
-    feature_activations,
-    largest,
     measure_activations,
     measure_first,
-    residual_norm,
 )
+from sae_explorer.model import reading
+from sae_explorer.model.reading import corpus, feature_activations, largest, residual_norm
 from zoo import attentions, build_model, build_sae, build_tokenizer
 
 if TYPE_CHECKING:
@@ -172,7 +170,7 @@ def test_a_scan_does_not_depend_on_what_is_run_together(
 ) -> None:
     subject = CASES["gemma3-jumprelu"].subject()
     whole = measure_activations(subject, TEXTS)
-    monkeypatch.setattr(activations, "_TOKENS_AT_ONCE", at_once)
+    monkeypatch.setattr(reading, "_TOKENS_AT_ONCE", at_once)
     monkeypatch.setattr("sae_explorer.model.encoding._POSITIONS_AT_ONCE", 3)
     parts = measure_activations(subject, TEXTS)
     np.testing.assert_allclose(parts.max_activation, whole.max_activation, rtol=1e-4, atol=1e-5)
@@ -227,7 +225,7 @@ def test_the_whole_corpus_is_run_unless_fewer_tokens_are_asked_for() -> None:
 
 
 def test_a_cancelled_scan_returns_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "_TOKENS_AT_ONCE", 30)
+    monkeypatch.setattr(reading, "_TOKENS_AT_ONCE", 30)
     cancel, shares = threading.Event(), []
 
     def progress(report: Any) -> None:
@@ -267,13 +265,13 @@ def test_a_scan_says_what_it_is_and_comes_back_from_json(tmp_path: Path) -> None
 def test_the_largest_activation_is_measured_once_for_an_sae_on_a_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(activations, "corpus", lambda: TEXTS)
+    monkeypatch.setattr(reading, "corpus", lambda: TEXTS)
     case = CASES["gemma3-standard"]
     subject = Subject(case.model, build_tokenizer(), copy.deepcopy(case.sae))
     most, _, _ = truth("gemma3-standard")
     found = [largest(subject, feature) for feature in (3, 4)]
     assert found == pytest.approx([most[3], most[4]], rel=1e-4)
-    monkeypatch.setattr(activations, "corpus", lambda: TEXTS[:1])
+    monkeypatch.setattr(reading, "corpus", lambda: TEXTS[:1])
     assert [largest(subject, feature) for feature in (3, 4)] == found
     twin = Subject(case.model, build_tokenizer(), copy.deepcopy(case.sae))
     one_text, _, _ = truth("gemma3-standard", TEXTS[:1])
@@ -284,7 +282,7 @@ def test_the_largest_activation_is_measured_once_for_an_sae_on_a_model(
 def test_an_sae_that_was_changed_is_measured_anew(
     change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(activations, "corpus", lambda: TEXTS)
+    monkeypatch.setattr(reading, "corpus", lambda: TEXTS)
     case = CASES["gemma3-standard"]
     sae = copy.deepcopy(case.sae)
     with torch.no_grad():
@@ -305,8 +303,8 @@ def test_an_sae_that_was_changed_is_measured_anew(
 def test_texts_that_are_given_up_leave_nothing_behind(
     interrupt: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(activations, "corpus", lambda: TEXTS)
-    monkeypatch.setattr(activations, "_TOKENS_AT_ONCE", 10)
+    monkeypatch.setattr(reading, "corpus", lambda: TEXTS)
+    monkeypatch.setattr(reading, "_TOKENS_AT_ONCE", 10)
     case = CASES["gemma3-standard"]
     subject = Subject(case.model, build_tokenizer(), copy.deepcopy(case.sae))
     cancel, counted = threading.Event(), [Clamp(3, 1.0, "max_activation")]
@@ -329,7 +327,7 @@ def test_texts_that_are_given_up_leave_nothing_behind(
 def test_a_feature_that_never_fires_has_no_largest_activation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(activations, "corpus", lambda: TEXTS)
+    monkeypatch.setattr(reading, "corpus", lambda: TEXTS)
     case, sae = CASES["gemma3-standard"], copy.deepcopy(CASES["gemma3-standard"].sae)
     with torch.no_grad():
         sae.b_enc[3] = -1000.0
@@ -343,8 +341,8 @@ def test_a_feature_that_never_fires_has_no_largest_activation(
 def test_the_residual_norm_is_that_of_the_place_where_the_sae_writes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(activations, "corpus", lambda: TEXTS)
-    monkeypatch.setattr(activations, "_SAMPLE", (2, 9))
+    monkeypatch.setattr(reading, "corpus", lambda: TEXTS)
+    monkeypatch.setattr(reading, "_SAMPLE", (2, 9))
     case = CASES["gemma3-transcoder"]
     subject = Subject(case.model, build_tokenizer(), copy.deepcopy(case.sae))
     rows = [build_tokenizer().encode(text)[:9] for text in (TEXTS[0], TEXTS[2])]
@@ -356,7 +354,7 @@ def test_the_residual_norm_is_that_of_the_place_where_the_sae_writes(
 def test_chosen_features_are_read_at_every_token(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(activations, "_TOKENS_AT_ONCE", 10)
+    monkeypatch.setattr(reading, "_TOKENS_AT_ONCE", 10)
     case = CASES[name]
     ids = torch.tensor([build_tokenizer().encode(text)[:9] for text in (TEXTS[0], TEXTS[2])])
     found = feature_activations(case.subject(), [7, 3], ids)

@@ -21,9 +21,9 @@ from sae_explorer import (
     close_loop,
     grow_tree,
 )
-from sae_explorer.analyses.activations import feature_activations
 from sae_explorer.analyses.closed_loop import LoopRequest, auroc, bootstrap_interval, run
 from sae_explorer.loading import demo
+from sae_explorer.model.reading import feature_activations
 
 #: A feature of the bundled model that fires at vehicles.
 FEATURE = 302

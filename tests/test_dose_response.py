@@ -21,15 +21,15 @@ import torch
 from rich.console import Console
 
 from sae_explorer import ExplorerError, PartialResultWarning, Subject
-from sae_explorer.analyses import activations
 from sae_explorer.analyses import dose_response as module
-from sae_explorer.analyses.activations import corpus, largest, residual_norm
 from sae_explorer.analyses.dose_response import DoseResponse, dose_response
 from sae_explorer.analyses.steering import steer_text
+from sae_explorer.model import reading
 from sae_explorer.model.changes import applied
 from sae_explorer.model.direction import feature
 from sae_explorer.model.generation import text_ids
 from sae_explorer.model.interventions import Clamp, Steer
+from sae_explorer.model.reading import corpus, largest, residual_norm
 from sae_explorer.model.sites import read
 from sae_explorer.request import schema
 from test_generation import (
@@ -370,8 +370,8 @@ def test_an_interrupt_while_the_texts_are_read_again_keeps_what_was_measured(
 def test_a_cancel_while_the_largest_activation_is_measured_ends_the_run(
     options: dict[str, Any], rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(activations, "corpus", lambda: ("One text of a few words.",) * 2)
-    monkeypatch.setattr(activations, "_TOKENS_AT_ONCE", 10)
+    monkeypatch.setattr(reading, "corpus", lambda: ("One text of a few words.",) * 2)
+    monkeypatch.setattr(reading, "_TOKENS_AT_ONCE", 10)
     subject = Subject(build_model("llama"), build_tokenizer(), build_sae(48, seed=12))
     cancel, told = threading.Event(), []
 

@@ -44,7 +44,7 @@ from sae_explorer import (
     grow_tree,
     vector,
 )
-from sae_explorer.analyses import activations
+from sae_explorer.model import reading
 from sae_explorer.model.changes import applied, applied_by_row
 from sae_explorer.model.positions import Layout, announced
 from test_interventions import hooks_of
@@ -232,7 +232,7 @@ def made(bench: Bench, kind: str, places: str) -> Intervention:
 
 @pytest.fixture(autouse=True)
 def _few_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "corpus", lambda: TEXTS)
+    monkeypatch.setattr(reading, "corpus", lambda: TEXTS)
 
 
 @pytest.fixture(scope="module")

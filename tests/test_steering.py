@@ -17,8 +17,9 @@ import torch
 from rich.console import Console
 
 from sae_explorer import ExplorerError, PartialResultWarning, Subject
-from sae_explorer.analyses import activations, steering
+from sae_explorer.analyses import steering
 from sae_explorer.analyses.steering import SteeredTexts, SteeringRequest, steer_text
+from sae_explorer.model import reading
 from sae_explorer.model.direction import feature, vector
 from sae_explorer.model.generation import text_ids
 from sae_explorer.model.interventions import Clamp
@@ -193,7 +194,7 @@ def test_a_sum_of_features_is_steered_as_one_feature_is() -> None:
 
 
 def test_the_steering_is_the_same_in_every_unit() -> None:
-    from sae_explorer.analyses.activations import largest, residual_norm
+    from sae_explorer.model.reading import largest, residual_norm
 
     subject = subject_of("llama")
     length = float(subject.sae.sae.W_dec[FEATURE].detach().norm())
@@ -251,8 +252,8 @@ def test_a_cancel_with_the_last_token_leaves_nothing_out() -> None:
 def test_a_cancel_while_the_largest_activation_is_measured_leaves_the_text_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(activations, "corpus", lambda: ("One text of a few words.",) * 2)
-    monkeypatch.setattr(activations, "_TOKENS_AT_ONCE", 10)
+    monkeypatch.setattr(reading, "corpus", lambda: ("One text of a few words.",) * 2)
+    monkeypatch.setattr(reading, "_TOKENS_AT_ONCE", 10)
     subject = Subject(build_model("llama"), build_tokenizer(), build_sae(48, seed=12))
     cancel, told = threading.Event(), []
 
@@ -287,7 +288,7 @@ def test_an_interrupt_while_the_texts_are_read_again_keeps_them(
 def test_the_texts_say_what_their_unit_is_worth() -> None:
     subject = subject_of("llama")
     result = steered(subject, unit="max_activation", strengths=[1.0])
-    assert result.largest_activation == activations.largest(subject, FEATURE)
+    assert result.largest_activation == reading.largest(subject, FEATURE)
     assert SteeredTexts.from_json(result.to_json()) == result
     assert "largest_activation" not in result.to_frame()
     assert example().largest_activation is None

@@ -18,12 +18,11 @@ import numpy as np
 import torch
 
 from sae_explorer.analyses import Progress
-from sae_explorer.analyses.activations import begin_ids, feature_activations
 from sae_explorer.analyses.lift import random_vectors
 from sae_explorer.analyses.trees import TreeProgress, TreeRequest, run_many
 from sae_explorer.errors import ExplorerError, PartialResultWarning
-from sae_explorer.model.generation import check_length
 from sae_explorer.model.ghost import SOURCES
+from sae_explorer.model.reading import begin_ids, check_length, feature_activations
 from sae_explorer.request import option, options, takes
 from sae_explorer.results import Provenance, Result, packed
 from sae_explorer.text import visible

@@ -17,13 +17,7 @@ import numpy as np
 import torch
 
 from sae_explorer.analyses import Progress
-from sae_explorer.analyses.activations import (
-    feature_activations,
-    largest,
-    measure_first,
-    output_factor,
-    residual_norm,
-)
+from sae_explorer.analyses.activations import measure_first
 from sae_explorer.analyses.steering import (
     SteeredRequest,
     check_places,
@@ -36,6 +30,12 @@ from sae_explorer.model.changes import added_vector, applied, check
 from sae_explorer.model.direction import Direction
 from sae_explorer.model.generation import Continuations, Sampling, continue_rows, text_ids
 from sae_explorer.model.positions import Layout, announced
+from sae_explorer.model.reading import (
+    feature_activations,
+    largest,
+    output_factor,
+    residual_norm,
+)
 from sae_explorer.request import option, takes
 from sae_explorer.results import Provenance, Result, column, nullable
 from sae_explorer.text import visible

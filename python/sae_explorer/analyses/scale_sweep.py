@@ -42,10 +42,10 @@ from sae_explorer.model.decoding import (
     refuse_nan,
 )
 from sae_explorer.model.direction import Direction  # noqa: TC001 - evaluated by the request
-from sae_explorer.model.generation import check_length
 from sae_explorer.model.ghost import SOURCES, DirectionRequest, ghost_vector, ghosts
 from sae_explorer.model.interventions import Intervention  # noqa: TC001 - a request reads its annotations
 from sae_explorer.model.positions import announced
+from sae_explorer.model.reading import check_length
 from sae_explorer.request import option, takes
 from sae_explorer.results import Provenance, Result, column
 from sae_explorer.subject import SECOND_PLACEHOLDER

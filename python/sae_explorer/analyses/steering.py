@@ -16,13 +16,14 @@ import numpy as np
 import torch
 
 from sae_explorer.analyses import Progress
-from sae_explorer.analyses.activations import feature_activations, largest, measure_first
+from sae_explorer.analyses.activations import measure_first
 from sae_explorer.analyses.trees import out_of_memory
 from sae_explorer.errors import ExplorerError, PartialResultWarning
 from sae_explorer.model.changes import check
 from sae_explorer.model.direction import Direction  # noqa: TC001 - a request reads its annotations
 from sae_explorer.model.generation import Continuations, Sampling, continue_rows, text_ids
 from sae_explorer.model.interventions import Clamp, Intervention, Steer
+from sae_explorer.model.reading import feature_activations, largest
 from sae_explorer.request import Request, option, takes
 from sae_explorer.results import Provenance, Result, column, nullable
 from sae_explorer.text import visible

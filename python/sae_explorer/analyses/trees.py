@@ -31,9 +31,9 @@ from sae_explorer.model.decoding import (
     open_decoder,
 )
 from sae_explorer.model.direction import Direction  # noqa: TC001 - a request reads its annotations
-from sae_explorer.model.generation import check_length
 from sae_explorer.model.ghost import AUTO, SOURCES, DirectionRequest, Vector, ghost_vector
 from sae_explorer.model.interventions import Intervention  # noqa: TC001 - a request reads its annotations
+from sae_explorer.model.reading import check_length
 from sae_explorer.request import option, takes
 from sae_explorer.subject import SECOND_PLACEHOLDER
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sae_explorer.errors import ExplorerError
-from sae_explorer.model import encoding
+from sae_explorer.model import encoding, reading
 from sae_explorer.model.direction import Direction, check_sum
 from sae_explorer.model.interventions import Steer
 from sae_explorer.model.positions import current
@@ -237,7 +237,7 @@ class _Edit:
         """Take one more intervention, of one row of the batch or of all."""
         if isinstance(one, Steer) and one.unit == "residual_norm":
             vector = added_vector(self._subject, one.feature)
-            size = _corpus().residual_norm(self._subject) / float(vector.norm())
+            size = reading.residual_norm(self._subject) / float(vector.norm())
             self._add_vector(one, row, vector, one.strength * size)
         elif isinstance(one.feature, Direction):
             # Term by term, so that a feature in a sum is what it is alone.
@@ -250,7 +250,7 @@ class _Edit:
         else:
             value = float(getattr(one, one.amount)) if one.amount else 0.0
             if getattr(one, "unit", "") == "max_activation":
-                value *= _corpus().largest(self._subject, one.feature)
+                value *= reading.largest(self._subject, one.feature)
             how: Literal["add", "hold"] = "add" if isinstance(one, Steer) else "hold"
             self._add_feature(one, row, one.feature, value, how)
 
@@ -502,12 +502,6 @@ def _in_float32(sae: SAE[Any]) -> SAE[Any]:
         for name, weights in sae._parameters.items()  # noqa: SLF001
     }
     return twin
-
-
-def _corpus() -> Any:
-    from sae_explorer.analyses import activations
-
-    return activations
 
 
 def _try_out(subject: Subject) -> None:

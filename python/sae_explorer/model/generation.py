@@ -16,7 +16,7 @@ import torch
 from sae_explorer.errors import ExplorerError
 from sae_explorer.model.changes import Changes
 from sae_explorer.model.positions import Layout, announced
-from sae_explorer.model.sites import text_config
+from sae_explorer.model.reading import check_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -144,35 +144,6 @@ def text_ids(subject: Subject, text: str) -> list[int]:
             "beginning-of-text token to begin with. Give a word or more."
         )
     return [int(begin)]
-
-
-def check_length(subject: Subject, prompt: int, generated: int = 0) -> None:
-    """Refuse a text that the model's positions do not reach.
-
-    Parameters
-    ----------
-    subject
-        The model.
-    prompt
-        Number of tokens that are given.
-    generated
-        Number of tokens that are to follow.
-
-    Raises
-    ------
-    ExplorerError
-        If they are too many.
-    """
-    limit = getattr(text_config(subject.model), "max_position_embeddings", None)
-    if limit is None or prompt + generated <= limit:
-        return
-    follow, fewer = "", ""
-    if generated:
-        follow, fewer = f" and {generated} are to follow", " or ask for fewer tokens"
-    raise ExplorerError(
-        f"The text has {prompt} tokens{follow}, but {type(subject.model).__name__} reads {limit} at "
-        f"most. Give a shorter text{fewer}."
-    )
 
 
 def continue_rows(
