@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -13,6 +14,8 @@ from sae_explorer.loading import folder
 
 if TYPE_CHECKING:
     from sae_explorer.subject import Subject
+
+_loading = threading.Lock()
 
 LAYERS = (1, 3)
 
@@ -44,9 +47,14 @@ def assets() -> Path:
     return Path(str(resources.files("sae_explorer"))) / "assets" / "dictionary"
 
 
-@lru_cache(maxsize=1)
 def load() -> Subject:
     """Load the model with its SAEs on the CPU in float32; a second call returns the same."""
+    with _loading:  # a second call may come from another thread before the first one is done
+        return _loaded()
+
+
+@lru_cache(maxsize=1)
+def _loaded() -> Subject:
     saes = [assets() / f"sae_layer_{layer}" for layer in LAYERS]
     return folder.load(assets(), saes, device="cpu")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from sae_explorer.loading.downloads import Tell
+
+#: transformers changes settings of the whole process while it loads: one model at a time.
+_loading = threading.Lock()
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -148,32 +152,33 @@ def language_model(
             token=options.get("token"),
             force_download=force_download,
         )
-    # A bar a tensor says nothing that the caller's own progress does not say better.
-    had_bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    tell(f"reading {Path(name).name if is_folder else name}", None)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **for_all(options))
-        files = _snapshot(name, options)
-        target = _spread_if_large(files, device, wanted)
-        model, found = AutoModelForCausalLM.from_pretrained(
-            name,
-            output_loading_info=True,
-            use_safetensors=_use_safetensors(name, files, allow_pickle),
-            **{
-                "dtype": wanted or "auto",
-                "device_map": target if isinstance(target, str) else {"": target},
-                **options,
-            },
-        )
-        model = model.eval()
-    except ExplorerError:
-        raise
-    except Exception as error:
-        raise cannot_load(f"The model {name}", error, token=options.get("token")) from error
-    finally:
-        if had_bars:
-            logging.enable_progress_bar()
+    with _loading:
+        # A bar a tensor says nothing that the caller's own progress does not say better.
+        had_bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        tell(f"reading {Path(name).name if is_folder else name}", None)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, **for_all(options))
+            files = _snapshot(name, options)
+            target = _spread_if_large(files, device, wanted)
+            model, found = AutoModelForCausalLM.from_pretrained(
+                name,
+                output_loading_info=True,
+                use_safetensors=_use_safetensors(name, files, allow_pickle),
+                **{
+                    "dtype": wanted or "auto",
+                    "device_map": target if isinstance(target, str) else {"": target},
+                    **options,
+                },
+            )
+            model = model.eval()
+        except ExplorerError:
+            raise
+        except Exception as error:
+            raise cannot_load(f"The model {name}", error, token=options.get("token")) from error
+        finally:
+            if had_bars:
+                logging.enable_progress_bar()
     missing = sorted(found["missing_keys"])
     if missing:
         # transformers fills them with random numbers and only warns.
