@@ -18,6 +18,7 @@ from sae_explorer.model.decoding import quiet_forward
 from sae_explorer.model.geometry import EmbeddingGeometry
 from sae_explorer.results import Provenance, package_versions
 from sae_explorer.studied_sae import StudiedSAE, as_studied, fingerprint
+from sae_explorer.text import bytes_spelled_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -497,7 +498,8 @@ class Subject:
             for token_id, text in zip(new, decoded, strict=True):
                 piece = text.removeprefix(lead)
                 if not piece or "\ufffd" in piece:
-                    piece = str(self.tokenizer.convert_ids_to_tokens(token_id) or "")
+                    entry = str(self.tokenizer.convert_ids_to_tokens(token_id) or "")
+                    piece = bytes_spelled_out(entry, piece) or entry
                 known[token_id] = piece
         return [known[int(token_id)] for token_id in token_ids]
 

@@ -16,5 +16,7 @@ describe("text is shown as Python shows it", () => {
   test("bytes that make up a character become that character", () => {
     expect(joinTokens([" caf", "<0xC3>", "<0xA9>", "!"])).toBe(" café!");
     expect(joinTokens(["<0xC3>"])).toBe("\ufffd");
+    expect(joinTokens([" <0xE2><0x80>", "<0x99>s"])).toBe(" ’s");
+    expect(joinTokens(["<0", "xC3>"])).toBe("<0xC3>");
   });
 });

@@ -154,8 +154,10 @@ def percent(probability: float) -> str:
         return f"{value:.1f} %"
     if value >= 0.1:
         return f"{value:.2f} %"
-    if value >= 0.001 or value == 0:
-        return f"{value:.2g} %"
+    if value >= 0.001:
+        return f"{value:#.2g} %"
+    if value == 0:
+        return "0 %"
     digit, exponent = f"{value:.0e}".split("e")
     return f"{digit}e{int(exponent)} %"
 
