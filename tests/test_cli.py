@@ -172,6 +172,17 @@ def test_without_a_format_a_person_can_read_it(
     said(err)
 
 
+@pytest.mark.parametrize("name", ["difference", "loop"])
+def test_a_table_in_the_terminal_has_as_many_rows_as_are_asked_for(
+    disk: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    heights = []
+    for limit in (1, 3):
+        assert main([name, *on(disk), *flags(SPECIMENS[name]), f"--limit={limit}"]) == 0
+        heights.append(len(re.findall(r"^│", capsys.readouterr().out, re.MULTILINE)))
+    assert heights == [1, 3]
+
+
 def test_a_terminal_sees_progress(
     disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,6 +388,16 @@ def test_help_of_the_whole_works(
         assert "130 interrupted" in out
 
 
+@pytest.mark.parametrize("name", ["", "demo", *ANALYSES, "report", "list"])
+def test_help_fits_a_terminal_of_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*name.split(), "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["--version"])
@@ -393,36 +414,55 @@ def test_the_installed_command_is_this_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "message"),
     [
-        [],
-        ["twig"],
-        ["tree", "--no-such-option", "3"],
-        ["tree", "--feat", "3"],  # an abbreviation today is another option tomorrow
-        ["tree", "--layer", "twelve"],
-        ["tree", "--feature"],
-        ["lens", "--feature=3", "--newick", "-"],  # no format of a table
-        ["demo", "--layer", "2"],
+        (["twig"], "there is no command 'twig'."),
+        (["tre"], "there is no command 'tre'. Did you mean 'tree'?"),
+        (["--demo", "tree"], "--demo needs a command before it, as in: sae-explorer tree --demo."),
+        (["tree", "--no-such-option", "3"], "there is no --no-such-option."),
+        (["tree", "--featur", "3"], "there is no --featur. Did you mean '--feature'?"),
+        (["tree", "--top_k=3"], "there is no --top_k. Did you mean '--top-k'?"),
+        # An abbreviation today is another option tomorrow.
+        (["tree", "--feat", "3"], "there is no --feat. Did you mean '--feature'?"),
+        (["demo", "--feat", "3"], "there is no --feat. Did you mean '--feature'?"),
+        (["tree", "302", "--demo"], "'302' stands behind no flag that takes it."),
+        (["tree", "--layer", "twelve"], "--layer must be a whole number, not 'twelve'."),
+        (["tree", "--feature"], "--feature needs a value."),
+        (["loop", "--feature=3", "--limit=0"], "--limit: it is '0'; it must be at least 1."),
+        (["lens", "--feature=3", "--newick", "-"], "there is no --newick."),  # of no table
+        (["demo", "--layer", "2"], "--layer: invalid choice: 2 (choose from 1, 3)."),
     ],
 )
-def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+def test_wrong_usage_is_one_line_with_what_was_meant_and_ends_with_2(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("usage: sae-explorer")
+    (line,) = said(err)
+    command = f"sae-explorer {words[0]}" if words[0] in (*ANALYSES, "demo") else "sae-explorer"
+    assert line == f"{message} See: {command} --help"
+
+
+def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "sae-explorer demo" in err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["tree"], "Give one of feature, direction, vector, token or embedding; none was given"),
-        (["tree", "--feature", "three"], "feature is 'three'; it must be a whole number"),
-        (["tree", "--feature=3", "--cutoff=0"], "cutoff is 0.0; it must be above 0, at most 1"),
-        (["tree", "--feature=3", "--weights", "both"], "weights is 'both'"),
-        (["tree", "--vector", "1,,2"], "vector is '1,,2'; it must be numbers separated by commas"),
-        (["tree", "--vector", "no.npy"], "vector cannot be read from no.npy"),
+        (["tree"], "Give one of --feature, --direction, --vector, --token or --embedding; none"),
+        (["tree", "--feature", "three"], "^--feature is 'three'; it must be a whole number"),
+        (["tree", "--feature=3", "--cutoff=0"], "^--cutoff is 0.0; it must be above 0, at most 1"),
+        (["tree", "--feature=3", "--top-k=0"], "^--top-k is 0; it must be at least 1"),
+        (["tree", "--feature=3", "--weights", "both"], "^--weights is 'both'"),
+        (["tree", "--vector", "1,,2"], "^--vector is '1,,2'; it must be numbers separated by"),
+        (["tree", "--vector", "no.npy"], "^--vector cannot be read from no.npy"),
         (["tree", "--feature=3", "--json", "no/tree.json"], "there is no folder no"),
         (["tree", "--feature=3", "--json", "."], "it is a folder"),
         (["tree", "--feature=3", "--json", "-", "--csv", "-"], "--json and --csv cannot both go"),
@@ -433,11 +473,32 @@ def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], words: list
         (["tree", "--feature=3", "--sae=x", "--model=y", "--release=z"], "goes without --release"),
         (["tree", "--feature=3", "--release=no-such"], "no release 'no-such'"),
         (["tree", "--feature=3", "--layer=7"], "gemma-2b-res-jb has no SAE at layer 7"),
-        (["tree", "--feature=3", "--interventions", "push 3"], "'push 3' is no intervention"),
+        (
+            ["tree", "--feature=3", "--interventions", "push 3"],
+            "'push 3' is no intervention: 'push' is none of steer, clamp, ablate.",
+        ),
+        (["tree", "--feature=3", "--interventions", "ablat 3"], "Did you mean 'ablate'"),
+        (
+            ["tree", "--feature=3", "--interventions", "clamp 3 8; steer 3 1 residual_nrom"],
+            "^'steer 3 1 residual_nrom' .* 'residual_nrom' is none of absolute, .* 'residual_norm'",
+        ),
+        (["tree", "--feature=3", "--interventions", "ablate 3 skipbos"], "Did you mean 'skip_bos'"),
         (["tree", "--direction", "3 *"], "3 \\*"),
-        (["steering", "--feature=3", "--strengths", "a"], "strengths is 'a'; it must be numbers"),
+        (
+            ["steering", "--feature=3", "--strengths", "a"],
+            "^--strengths is 'a'; it must be numbers",
+        ),
         (["steering", "--feature=3", "--action=clamp"], "Give --unit absolute or --unit max_activ"),
-        (["tokens", "--feature=3", "--script=latin"], "script is 'latin'.* Did you mean 'Latin'"),
+        (
+            ["tokens", "--feature=3", "--script=latin"],
+            "^--script is 'latin'.* Did you mean 'Latin'",
+        ),
+        (["report", "--html", "page.html"], "Give one of --feature, --direction, "),
+        (["report", "--feature=3", "--cutoff=0"], "^--cutoff is 0.0; it must be above 0"),
+        (
+            ["report", "--feature=3", "--with=steering", "--action=clamp"],
+            "Give --unit absolute or --unit max_activ",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_one_line_and_ends_with_1(
@@ -504,17 +565,23 @@ def test_errors_name_flags_as_they_are_typed(
 
 
 def test_what_only_looks_like_an_option_in_an_error_stays_as_it_is() -> None:
-    assert cli._in_flags("The prompt 'x=1' has no placeholder.") == (
+    known = {"--device", "--dtype", "--strengths", "--second", "--scale", "--layer", "--weights"}
+
+    def in_flags(message: str) -> str:
+        return cli._in_flags(message, known)
+
+    assert in_flags("The prompt 'x=1' has no placeholder.") == (
         "The prompt 'x=1' has no placeholder."
     )
-    assert cli._in_flags("use device='cpu', dtype=\"bfloat16\"") == (
+    assert in_flags("feature is 3, prompt= too") == "feature is 3, prompt= too"  # no flags here
+    assert in_flags("use device='cpu', dtype=\"bfloat16\"") == (
         "use --device cpu, --dtype bfloat16"
     )
-    assert cli._in_flags("give strengths=[0.5, 1.0], second=feature(17) or scale='auto'") == (
+    assert in_flags("give strengths=[0.5, 1.0], second=feature(17) or scale='auto'") == (
         "give --strengths 0.5,1.0, --second 17 or --scale auto"
     )
-    assert cli._in_flags("write 'steer 17 4 at=generated'") == "write 'steer 17 4 at=generated'"
-    assert cli._in_flags("against is 'layer=1', not 'weights=decoder'") == (
+    assert in_flags("write 'steer 17 4 at=generated'") == "write 'steer 17 4 at=generated'"
+    assert in_flags("against is 'layer=1', not 'weights=decoder'") == (
         "against is 'layer=1', not 'weights=decoder'"
     )
 
@@ -654,10 +721,10 @@ def test_a_report_is_written_without_what_fails(
     disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "feature.html"
-    words = [*on(disk), *flags(TREE), "--action=clamp", "--html", str(page)]
+    words = [*on(disk), *flags(TREE), f"--text={'the ' * 5000}", "--html", str(page)]
     assert main(["report", *words, "--with=steering"]) == 1
     lines = said(capsys.readouterr().err)
-    assert any("steering: " in line and "Give --unit absolute" in line for line in lines)
+    assert any(line.startswith("steering: The text has ") for line in lines)
     assert lines[-1] == f"wrote {page}"
     assert "steering.json" not in attached_to(page)
 
@@ -716,8 +783,9 @@ def test_what_a_report_cannot_say_is_refused_before_anything_is_computed(
     page = tmp_path / "nowhere" / "feature.html"
     assert main(["report", *on(disk), "--feature=3", "--html", str(page)]) == 1
     assert main(["report", *on(disk), "--feature=99999"]) == 1
-    first, last = said(capsys.readouterr().err)[0::3]
+    first, loading, last = said(capsys.readouterr().err)
     assert "there is no folder" in first
+    assert loading == "loading the model and the SAE"
     assert "There is no feature 99999" in last
     assert main(["report", *on(disk), "--feature=3", "--with=steerin"]) == 1
     assert "holds 'steerin'. Did you mean 'steering'" in said(capsys.readouterr().err)[-1]
@@ -731,7 +799,7 @@ def test_the_real_command_refuses_in_one_line() -> None:
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == "sae-explorer: feature is -1; it must be at least 0.\n"
+    assert done.stderr == "sae-explorer: --feature is -1; it must be at least 0.\n"
 
 
 def test_a_closed_pipe_ends_the_real_command_in_silence() -> None:

@@ -537,9 +537,9 @@ def test_the_list_is_there_at_once_and_loads_nothing_heavy() -> None:
     header, *lines = done.stdout.splitlines()
     assert header.split()[:4] == ["release", "id", "model", "layer"]
     found = registry.find("gemma-2-2b", 12)
-    assert [line.split()[:4] for line in lines] == [
+    assert sorted(line.split()[:4] for line in lines) == sorted(
         [entry.release, entry.sae_id, "google/gemma-2-2b", "12"] for entry in found
-    ]
+    )
 
 
 def test_the_machinery_of_the_table_loads_nothing_heavy() -> None:
@@ -586,7 +586,22 @@ def test_a_narrow_terminal_cuts_no_id_and_says_once_what_all_lines_share() -> No
 def test_every_release_has_a_line_with_its_whole_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     _header, *lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(releases())
+    assert {line.split()[0] for line in lines} == set(releases())
+    assert len(lines) == len(releases())
+
+
+def test_lines_are_in_order_of_model_and_layer_with_numbers_as_numbers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["list", "--json"]) == 0
+    listed = [(row["model"], row["layer"]) for row in json.loads(capsys.readouterr().out)]
+    models = list(dict.fromkeys(model for model, _layer in listed))
+    assert len(models) == len({entry.model for entry in entries()})  # each in one piece
+    assert models.index("google/gemma-2-9b") < models.index("google/gemma-2-27b")
+    assert models == sorted(models, key=lambda name: name.split("/")[0].lower())
+    for model in models:
+        layers = [layer or 0 for name, layer in listed if name == model]
+        assert layers == sorted(layers)
 
 
 def test_json_lists_the_saes_as_the_table_has_them(capsys: pytest.CaptureFixture[str]) -> None:

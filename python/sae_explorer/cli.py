@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import os
 import re
@@ -14,7 +15,7 @@ import time
 import warnings
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sae_explorer.analyses import ANALYSES, Progress
 from sae_explorer.errors import ExplorerError, PartialResultWarning, did_you_mean
@@ -23,8 +24,9 @@ from sae_explorer.request import Request, from_text, schema
 from sae_explorer.results import FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
+    from sae_explorer.loading.registry import Entry
     from sae_explorer.subject import Subject
     from sae_explorer.widget.explorer import FeatureExplorer
 
@@ -45,16 +47,17 @@ _SWITCHES = {
 _EXAMPLES = """examples:
   sae-explorer demo
   sae-explorer list --model gemma-2-2b --layer 12
-  sae-explorer tree --demo --layer 3 --feature 288 --weights decoder --json tree.json
-  sae-explorer tokens --release gemma-2b-res-jb --layer 12 --feature 4021 --csv -
-  sae-explorer report --release gemma-2b-res-jb --layer 12 --feature 4021 --html feature.html
+  sae-explorer tree --demo --layer 3 --feature 288 --json tree.json
+  sae-explorer tokens --release gemma-2b-res-jb --layer 12 --feature 4021
+  sae-explorer report --layer 12 --feature 4021 --html feature.html
   sae-explorer tree --model ./model --sae ./sae --feature 17 --cutoff 1e-4
   sae-explorer tree --demo --feature 302 --interventions "clamp 17 8; ablate 9"
-  sae-explorer steering --demo --feature 302 --strengths 0.5,1 --text "This word means"
+  sae-explorer steering --demo --feature 302 --text "This word means"
   sae-explorer report --demo --feature 302 --with steering,dose,loop
 
-exit status: 0 done; 1 the request cannot be answered (one line on stderr says why); 2 wrong usage;
-130 interrupted: the first Ctrl-C ends the run, and what there is by then is printed and written."""
+exit status: 0 done; 1 the request cannot be answered (one line on stderr says
+why); 2 wrong usage; 130 interrupted: the first Ctrl-C ends the run, and what
+there is by then is printed and written."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()  # here, where a failure can still be dealt with
     except ExplorerError as error:
-        _say(_in_flags(str(error)))
+        _say(str(error))
         return 1
     except KeyboardInterrupt:
         _say("interrupted")
@@ -88,15 +91,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(words: list[str]) -> int:
     # An analysis' flags come from its request, whose import takes seconds: build only the parser
     # of the command that was given.
-    if words and words[0] in ANALYSES:
-        given = _analysis_parser(words[0]).parse_args(_joined(words[1:]))
-        return _analyse(words[0], given)
-    if words and words[0] == "report":
-        return _report(_report_parser().parse_args(_joined(words[1:])))
-    if words and words[0] == "list":
-        return _list(_list_parser().parse_args(words[1:]))
-    _top_parser().parse_args(words[:1])
-    return _demo(_demo_parser().parse_args(words[1:]))
+    name = words[0] if words else ""
+    own: dict[str, tuple[Callable[[], _Parser], Callable[[argparse.Namespace], int]]] = {
+        "demo": (_demo_parser, _demo),
+        "report": (_report_parser, _report),
+        "list": (_list_parser, _list),
+    }
+    for analysis in ANALYSES:
+        own[analysis] = (
+            functools.partial(_analysis_parser, analysis),
+            functools.partial(_analyse, analysis),
+        )
+    if name not in own:
+        return _no_command(name, own)
+    parser, answer = own[name]
+    given = parser().parse_args(words[1:])
+    try:
+        return answer(given)
+    except ExplorerError as error:
+        raise ExplorerError(_in_flags(str(error), given.known)) from error
+
+
+def _no_command(name: str, possible: Iterable[str]) -> int:
+    """Answer what is no command: help and version where they are asked for, else what there is."""
+    parser = _top_parser()
+    if name in parser.known:
+        parser.parse_args([name])  # which ends here
+    if name.startswith("-"):
+        parser.error(f"{name} needs a command before it, as in: sae-explorer tree {name}.")
+    if name:
+        parser.error(f"there is no command {name!r}.{did_you_mean(name, possible)}")
+    parser.print_help(sys.stderr)
+    return 2
 
 
 #: Options as messages write them: ``sae_id=``, ``allow_pickle=True``, ``device='cpu'``,
@@ -105,28 +131,53 @@ _OPTION = re.compile(
     r"(?<!['\"])\b([a-z]+(?:_[a-z]+)*)="  # what is quoted are the user's own words
     r"(True\b|'[^']*'|\"[^\"]*\"|\[[\d., -]*\]|feature\(\d+\)|[\w.+-]*\w(?!\())?"
 )
-#: Those that messages name in this way and that are flags; the requests' own would take an import.
-_NAMED = (
-    *("layer", "sae_id", "release", "model", "device", "dtype", "revision", *_SWITCHES),
-    *("feature", "direction", "vector", "token", "embedding", "ghost_token", "second"),
-    *("scale", "action", "unit", "strengths", "doses", "targets", "grid"),
-    *("against", "lift", "definitions", "random_trees", "template"),
+#: What a message begins with that is about one option, or says which one to give: ``cutoff is 0``,
+#: ``Give one of feature, token or vector``.
+_ABOUT = re.compile(
+    r"^(?P<one>[a-z_]+)(?= (?:is|cannot) )|(?<=^Give one of )(?P<several>[a-z_, ]+ or [a-z_]+)"
 )
+#: What is written in Python alone, and how it is said here.
+_IN_PYTHON = {
+    "Subject(model, tokenizer, sae)": "--sae FOLDER",
+    "Subject.from_pretrained(release, ...)": "--release",
+    "Subject.from_folder; --model": "--model",
+}
 
 
-def _in_flags(message: str) -> str:
-    """Write the options that a message names as this command line takes them."""
+def _in_flags(message: str, known: Container[str]) -> str:
+    """Write the options that a message names as this command line takes them.
 
-    def flag(found: re.Match[str]) -> str:
+    Parameters
+    ----------
+    message
+        What an error says.
+    known
+        The flags of the command.
+    """
+
+    def named(name: str) -> str:
+        flag = _flag(name)
+        return flag if flag in known else name
+
+    def given(found: re.Match[str]) -> str:
         name, value = found[1], found[2]
-        if name not in _NAMED:
+        if _flag(name) not in known:
             return found[0]
-        words = ["--" + name.replace("_", "-")]
+        words = [_flag(name)]
         if value not in (None, "True"):
             words.append(value.removeprefix("feature").strip("'\"[]()").replace(", ", ","))
         return " ".join(words)
 
-    return _OPTION.sub(flag, message)
+    def about(found: re.Match[str]) -> str:
+        return re.sub(r"[a-z_]{3,}", lambda name: named(name[0]), found[0])
+
+    for python, words in _IN_PYTHON.items():
+        message = message.replace(python, words)
+    return _ABOUT.sub(about, _OPTION.sub(given, message))
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 #: Options that may be the path of an array.
@@ -143,7 +194,7 @@ _METAVARS = {
 }
 
 
-def _joined(words: list[str]) -> list[str]:
+def _joined(words: Iterable[str]) -> list[str]:
     """Join a flag and a value that begins with a minus, which argparse would take for a flag."""
     joined: list[str] = []
     for word in words:
@@ -155,6 +206,44 @@ def _joined(words: list[str]) -> list[str]:
     return joined
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line what it does not know, with the flag that may have been meant."""
+
+    def __init__(self, prog: str, **details: Any) -> None:
+        # An abbreviation today is another option tomorrow.
+        super().__init__(prog=prog, allow_abbrev=False, **details)
+
+    @property
+    def known(self) -> Container[str]:
+        """The flags there are."""
+        return self._option_string_actions
+
+    def parse_args(  # type: ignore[override]
+        self, words: Sequence[str], namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Return what the words say, and as ``known`` the flags there are."""
+        given, rest = self.parse_known_args(_joined(words), namespace)
+        for word in rest:
+            flag = word.partition("=")[0]
+            if flag.startswith("-"):
+                # Compared without the dashes, which would make any two flags alike.
+                names = (known.strip("-") for known in self._option_string_actions)
+                hint = did_you_mean(flag.strip("-"), names).replace("mean '", "mean '--")
+                self.error(f"there is no {flag}.{hint}")
+        if rest:
+            self.error(f"{rest[0]!r} stands behind no flag that takes it.")
+        given.known = self.known
+        return given
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and end with status 2."""
+        message = message.removeprefix("argument ")
+        message = message.replace(": expected one argument", " needs a value")
+        message = message.replace(": invalid int value: ", " must be a whole number, not ")
+        end = "" if message.endswith((".", "?")) else "."
+        self.exit(2, f"sae-explorer: {message}{end} See: {self.prog} --help\n")
+
+
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Gives the commands' names one column, whose indent argparse does not count."""
 
@@ -163,18 +252,20 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         self._action_max_length = 4 + max(map(len, ANALYSES))
 
 
-def _top_parser() -> argparse.ArgumentParser:
+def _top_parser() -> _Parser:
     from importlib import metadata
 
-    parser = argparse.ArgumentParser(
-        prog="sae-explorer",
+    parser = _Parser(
+        "sae-explorer",
         description="Find out what a feature of a sparse autoencoder means.",
         epilog=_EXAMPLES,
         formatter_class=_Formatter,
     )
     version = f"sae-explorer {metadata.version('sae-explorer')}"
     parser.add_argument("--version", action="version", version=version)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(
+        metavar="COMMAND", title="commands", parser_class=argparse.ArgumentParser
+    )
     commands.add_parser(
         "demo", help="explain a feature of the bundled model; writes a report", add_help=False
     )
@@ -185,9 +276,9 @@ def _top_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _demo_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sae-explorer demo",
+def _demo_parser() -> _Parser:
+    parser = _Parser(
+        "sae-explorer demo",
         description="Explain a feature of the bundled dictionary model, offline: its definition "
         "tree and its nearest tokens, here and in a report that opens in a browser.",
     )
@@ -203,7 +294,7 @@ def _demo_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _analysis_parser(name: str) -> argparse.ArgumentParser:
+def _analysis_parser(name: str) -> _Parser:
     analysis = ANALYSES[name]
     request, result, _run = analysis.load()
     parser = _subject_parser(name, analysis.summary)
@@ -214,10 +305,24 @@ def _analysis_parser(name: str) -> argparse.ArgumentParser:
         if hasattr(result, form.method):
             text = f"write {flag.upper()}; - for stdout"
             output.add_argument(f"--{flag}", metavar="PATH", help=text)
+    if hasattr(result, "table"):
+        output.add_argument(
+            "--limit",
+            metavar="N",
+            type=_at_least_one,
+            default=20,
+            help="rows to show in the terminal (default: %(default)s)",
+        )
     return parser
 
 
-def _report_parser() -> argparse.ArgumentParser:
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it is {text!r}; it must be at least 1")
+    return int(text)
+
+
+def _report_parser() -> _Parser:
     from sae_explorer.widget.panels import OPTIONS
 
     parser = _subject_parser("report", _REPORT_SUMMARY)
@@ -238,12 +343,11 @@ def _report_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _list_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sae-explorer list",
+def _list_parser() -> _Parser:
+    parser = _Parser(
+        "sae-explorer list",
         description="List the releases of SAELens' registry; with --release or --layer each SAE. "
         "Nothing is downloaded.",
-        allow_abbrev=False,
     )
     parser.add_argument("--model", help="hub id or short name, as in gemma-2-2b")
     parser.add_argument("--layer", type=int, help="layer of the SAE")
@@ -252,13 +356,9 @@ def _list_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _subject_parser(name: str, summary: str) -> argparse.ArgumentParser:
+def _subject_parser(name: str, summary: str) -> _Parser:
     """Begin the parser of a command that asks something of a model and an SAE."""
-    parser = argparse.ArgumentParser(
-        prog=f"sae-explorer {name}",
-        description=summary.capitalize() + ".",
-        allow_abbrev=False,
-    )
+    parser = _Parser(f"sae-explorer {name}", description=summary.capitalize() + ".")
     subject = parser.add_argument_group("the model and the SAE")
     subject.add_argument("--demo", action="store_true", help="the bundled dictionary model")
     subject.add_argument(
@@ -273,7 +373,7 @@ def _subject_parser(name: str, summary: str) -> argparse.ArgumentParser:
     subject.add_argument("--dtype", help="float32, bfloat16 or float16")
     subject.add_argument("--revision", help="branch, tag or commit of the model's repository")
     for flag, text in _SWITCHES.items():
-        subject.add_argument("--" + flag.replace("_", "-"), action="store_true", help=text)
+        subject.add_argument(_flag(flag), action="store_true", help=text)
     return parser
 
 
@@ -285,7 +385,7 @@ def _add_options(parser: argparse.ArgumentParser, entries: Iterable[dict[str, An
 
 def _add_option(group: Any, entry: dict[str, Any]) -> None:
     """Add the flag of one option of a request, as its schema describes it."""
-    flag = "--" + entry["name"].replace("_", "-")
+    flag = _flag(entry["name"])
     notes = [entry["range"]] if entry["range"] else []
     if entry["name"] in _ARRAYS:
         notes.append("or the path of a .npy file")
@@ -331,25 +431,27 @@ def _demo(given: argparse.Namespace) -> int:
     _show(Group(title, tree_formats.answers(tree), side_by_side))
     _write(tree.to_json, given.json)
     _write(explorer.to_html, given.html)
+    _say(f"{time.perf_counter() - began:.1f} s in all")
     if given.html != "-":
         _open(Path(given.html))
-    _say(f"{time.perf_counter() - began:.1f} s in all")
+        _say(f"open {given.html} in a browser; what else there is: sae-explorer --help")
     return status
 
 
 def _list(given: argparse.Namespace) -> int:
     from sae_explorer.loading import registry
 
-    found = registry.find(given.model, given.layer, given.release)
+    found = sorted(registry.find(given.model, given.layer, given.release), key=_by_layer)
     if given.json:
         import json
 
         sys.stdout.write(json.dumps([entry.row() for entry in found], indent=2) + "\n")
         return 0
     each = given.release is not None or given.layer is not None
-    rows: list[dict[str, Any]] = (
-        [entry.row() for entry in found] if each else registry.overview(found)
-    )
+    rows: list[dict[str, Any]] = [entry.row() for entry in found]
+    if not each:
+        rows = list(registry.overview(found))
+        rows.sort(key=lambda row: (_by_number(row["model"]), _by_number(row["release"])))
     columns = {name.replace("_", " "): [_cell(row[name]) for row in rows] for name in rows[0]}
     if sys.stdout.isatty() and len(rows) > 1:
         # What is the same on every line is said once.
@@ -368,6 +470,17 @@ def _list(given: argparse.Namespace) -> int:
     return 0
 
 
+def _by_number(name: str) -> list[tuple[str, int]]:
+    """Return what names are listed by, where numbers count as numbers: 9b comes before 27b."""
+    found = re.findall(r"(\D*)(\d*)", name.lower())
+    return [(text, int(digits or -1)) for text, digits in found]
+
+
+def _by_layer(entry: Entry) -> tuple[Any, ...]:
+    layer = -1 if entry.layer is None else entry.layer
+    return _by_number(entry.model), layer, _by_number(entry.release), _by_number(entry.sae_id)
+
+
 def _cell(value: Any) -> str:
     if value is None or value is False:
         return ""
@@ -377,8 +490,9 @@ def _cell(value: Any) -> str:
 
 
 def _report(given: argparse.Namespace) -> int:
+    from sae_explorer.analyses import trees
     from sae_explorer.widget.explorer import FeatureExplorer
-    from sae_explorer.widget.panels import Panel
+    from sae_explorer.widget.panels import OPTIONS, Panel
 
     panels = [Panel.of(name) for name in ANALYSES]
     options = {
@@ -389,12 +503,22 @@ def _report(given: argparse.Namespace) -> int:
     }
     wanted = _requested(vars(given)["with"])
     _check_paths({"html": given.html})
+    # What cannot be asked is refused before anything is loaded, and before a tree is grown for it.
+    values = {name: entry["default"] for name, entry in OPTIONS.items()} | options
+    asked = {
+        panel.name: panel.request(values)
+        for panel in panels
+        if panel.name in wanted or not ANALYSES[panel.name].on_request
+    }
     with contextlib.redirect_stdout(sys.stderr):
-        explorer = FeatureExplorer(subject=_subject(given), **options)
+        subject = _subject(given)
+        assert isinstance(asked["tree"], trees.TreeRequest)
+        trees.check(subject, asked["tree"])
+        explorer = FeatureExplorer(subject=subject, **options)
         status = _wait(explorer, "growing the tree")
         for name in wanted:
             if status != _INTERRUPTED:  # then it is written as it is
-                status = _run(explorer, name) or status
+                status = _run(explorer, name, given.known) or status
     if status == _INTERRUPTED:
         _keep_from_interrupts()
     _write(explorer.to_html, given.html)
@@ -414,7 +538,7 @@ def _requested(text: str) -> list[str]:
     return names
 
 
-def _run(explorer: FeatureExplorer, name: str) -> int:
+def _run(explorer: FeatureExplorer, name: str, known: Container[str]) -> int:
     """Run an analysis of an explorer, showing how far it is; return the exit status."""
 
     def state() -> Progress:
@@ -427,7 +551,7 @@ def _run(explorer: FeatureExplorer, name: str) -> int:
             interrupted = _until_there(explorer, lambda: show(state()))
         except ExplorerError as error:
             # The page is written without it.
-            _say(_in_flags(f"{name}: {error}"))
+            _say(f"{name}: {_in_flags(str(error), known)}")
             return 1
     _say(f"{name}: {explorer.jobs[name].text}")
     return _INTERRUPTED if interrupted else 0
@@ -478,7 +602,7 @@ def _analyse(name: str, given: argparse.Namespace) -> int:
     for flag, path in paths.items():
         _write(getattr(result, FORMATS[flag].method), path)
     if not paths:
-        _show(result)
+        _show(result.table(given.limit) if hasattr(result, "table") else result)
     elif hasattr(result, "score"):
         _say(repr(result))  # a table of its rows does not hold it
     return status
@@ -562,7 +686,7 @@ def _subject(given: argparse.Namespace) -> Subject:
 def _refuse(given: argparse.Namespace, flag: str, *others: str) -> None:
     for other in others:
         if getattr(given, other):
-            raise ExplorerError(f"{flag} goes without --{other.replace('_', '-')}; leave one out.")
+            raise ExplorerError(f"{flag} goes without {_flag(other)}; leave one out.")
 
 
 def _with_progress(run: Any, subject: Subject, request: Any) -> tuple[Any, int]:

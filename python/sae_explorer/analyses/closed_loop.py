@@ -174,13 +174,17 @@ class ClosedLoop(Result):
         return f"AUROC {self.score:.2f} ({self.low:.2f} to {self.high:.2f}), {counted}"
 
     def __rich__(self) -> Table:
+        return self.table()
+
+    def table(self, limit: int = 20) -> Table:
+        """Return the most probable definitions with their activations, for a terminal."""
         from rich.table import Table
         from rich.text import Text
 
         table = Table(title=f"Closed loop of {self.request.label}: {self._verdict}")
         for name in ("definition", "probability", "activation"):
             table.add_column(name, justify="left" if name == "definition" else "right")
-        for one in self.definitions[:20]:
+        for one in self.definitions[:limit]:
             shown = Text(visible(one.text))
             table.add_row(shown, f"{one.probability:.3%}", f"{one.activation:.3f}")
         return table

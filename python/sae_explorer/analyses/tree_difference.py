@@ -220,6 +220,10 @@ class TreeDifference(Result):
         )
 
     def __rich__(self) -> Table:
+        return self.table()
+
+    def table(self, limit: int = 20) -> Table:
+        """Return the definitions that change most, for a terminal."""
         from rich.table import Table
         from rich.text import Text
 
@@ -229,7 +233,7 @@ class TreeDifference(Result):
         table.add_column("")
         for name in self.names:
             table.add_column(name, justify="right")
-        for change in self.definitions(20):
+        for change in self.definitions(limit):
             shown = [
                 "" if p is None else f"{p:.3%}"
                 for p in (change.probability_one, change.probability_two)

@@ -10,7 +10,7 @@ any of them. :mod:`~sae_explorer.model.changes` carries them out.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -188,6 +188,8 @@ class Intervention:
         """
         words = text.split()
         kind = KINDS.get(words[0].lower()) if words else None
+        if words and kind is None:
+            raise _no_word_of(text, words[0], KINDS)
         try:
             if kind is None:
                 raise ValueError  # noqa: TRY301 - said below, as everything else
@@ -204,10 +206,13 @@ class Intervention:
                     given["at"] = [int(part) for part in value.split(",")] if listed else value
                 elif word == "skip_bos":
                     given["skip_bos"] = True
-                elif not found and kind.units and "unit" not in given:
+                elif word in kind.units and "unit" not in given:
                     given["unit"] = word
                 else:
-                    raise ValueError  # noqa: TRY301
+                    places = (f"at={place}" for place in (*PLACES, "3,-1"))
+                    raise _no_word_of(text, word, (*kind.units, *places, "skip_bos"))
+        except ExplorerError:
+            raise
         except (ValueError, IndexError):
             raise ExplorerError(
                 f"{shown(text)} is no intervention; write 'clamp 17 8', 'steer 4021 0.5 residual_norm "
@@ -341,6 +346,15 @@ class Ablate(Intervention):
 
 
 KINDS: Mapping[str, type[Intervention]] = {one.kind: one for one in (Steer, Clamp, Ablate)}
+
+
+def _no_word_of(text: str, word: str, possible: Iterable[str]) -> ExplorerError:
+    """Return the error for a word that stands in no intervention, or not there."""
+    possible = tuple(possible)
+    return ExplorerError(
+        f"{shown(text)} is no intervention: {shown(word)} is none of {', '.join(possible)}."
+        f"{did_you_mean(word, possible)} Write one as in 'clamp 17 8 at=prompt'."
+    )
 
 
 def _checked_places(at: Any, name: str) -> At:
