@@ -39,7 +39,7 @@ def names(path: Path) -> str:
 
 
 def test_there_are_examples() -> None:
-    assert {"quickstart.ipynb", "steering.ipynb"} <= set(map(names, NOTEBOOKS))
+    assert PROMISES.keys() == set(map(names, NOTEBOOKS))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=names)
@@ -62,7 +62,7 @@ def test_an_example_runs_and_gives_what_it_promises(path: Path, tmp_path: Path) 
         notebook,
         kernel_name="python3",
         resources={"metadata": {"path": str(tmp_path)}},
-        timeout=300,
+        timeout=600,
     ).execute()
     PROMISES[path.name](notebook)
 
@@ -181,9 +181,34 @@ def ratio(difference: TreeDifference, answer: str) -> float:
     return float(np.exp(difference.log_ratio[row]))
 
 
+def train_sae(notebook: Any) -> None:
+    assert "'cfg.json'" in shown(notebook, "runner.run()")
+    figures = shown(notebook, "explained variance")
+    l0, explained, silent, width = (
+        float(re.search(pattern, figures)[1])  # type: ignore[index]
+        for pattern in (r"L0 ([\d.]+)", r"variance ([\d.]+)", r": (\d+) of", r"of (\d+) feat")
+    )
+    # What the notebook says of them: something was learned, and less than by the bundled SAEs.
+    assert 8 < l0 <= 16
+    assert 0.5 < explained < 0.85
+    assert silent < width / 2
+    assert shown(notebook, "again = Subject") == "(2, 'model.layers.2', True)"
+    # The feature that is chosen fires on the theme far more often than anywhere.
+    (table,) = outputs(notebook, "on_theme")
+    first = table["data"]["text/plain"].splitlines()[1].split()
+    assert float(first[4]) > 3 * float(first[3])
+    # And its tree and its tokens say what the theme is.
+    definitions, tokens = shown(notebook, "explorer.tree.definitions").rsplit("\n", 1)
+    assert re.search(r"plant|tree|herb|shrub", definitions)
+    assert re.search(r"plant|tree|herb|shrub", tokens)
+    assert "ClosedLoop(" in shown(notebook, 'run("loop")')
+    assert shown(notebook, "to_html") == "['report.html', 'sae']"
+
+
 PROMISES: dict[str, Callable[[Any], None]] = {
     "quickstart.ipynb": quickstart,
     "steering.ipynb": steering,
+    "train_sae.ipynb": train_sae,
 }
 
 

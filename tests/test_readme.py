@@ -165,13 +165,37 @@ def test_the_table_has_every_way_that_the_benchmark_grows_trees() -> None:
     assert f"A list of {len(benchmark.concepts())} was fixed" in README
 
 
-def test_every_link_leads_somewhere() -> None:
-    links = re.findall(r"\]\(([^)]+)\)", README)
-    assert len(links) > 4
-    titles = re.findall(r"^## (.+)$", README, re.MULTILINE)
-    anchors = {"#" + re.sub(r"[^\w ]", "", title).lower().replace(" ", "-") for title in titles}
+def linked(page: Path) -> list[str]:
+    return re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^## (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w ]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/hosts.md", "examples/quickstart.ipynb"])
+def test_every_link_leads_somewhere(name: str) -> None:
+    links = linked(ROOT / name)
+    assert links
     for link in links:
-        if link.startswith("#"):
-            assert link in anchors, link
-        elif not link.startswith("https://"):
-            assert (ROOT / link).exists(), link
+        if not link.startswith("https://"):
+            path, _, anchor = link.partition("#")
+            target = (ROOT / name).parent / path if path else ROOT / name
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_what_the_page_on_hosts_calls_checked_names_a_test_that_is_there() -> None:
+    page = (ROOT / "docs" / "hosts.md").read_text(encoding="utf-8")
+    tests = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    named = re.findall(r"`(test[\w/.]+)`", page)
+    assert len(set(named)) > 5
+    for name in named:
+        if name.endswith(".py"):
+            assert ROOT / name in tests, name
+        else:
+            assert any(f"def {name}(" in text for text in tests.values()), name
+    statements = re.split(r"^(?=- |\d\. |## )", page, flags=re.MULTILINE)[1:]
+    unmarked = [s for s in statements if s[0] != "#" and not set(s) & {"✓", "○"}]
+    assert unmarked == []
