@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request
 
@@ -34,7 +34,8 @@ FLAGS = (
 #: What these name is in the page already.
 WITHIN = ("blob:", "data:", "about:")
 
-_REPORT_VIOLATIONS = """
+#: Run in every page before its own scripts.
+REPORT_VIOLATIONS = """
 addEventListener("securitypolicyviolation", (event) =>
   console.error(`policy: ${event.violatedDirective} forbids ${event.blockedURI}`));
 """
@@ -53,30 +54,30 @@ class Visit:
 
 def executable(playwright: Playwright) -> str:
     """Return the path of a browser: an installed one, else Playwright's own, else Debian's."""
-    installed = _installed()
-    if installed is not None:
-        return installed
-    own = playwright.chromium.executable_path
-    if Path(own).exists():
-        return own
-    if Path("/etc/debian_version").exists() and os.geteuid() == 0:
-        for command in (["update"], ["install", "-y", "--no-install-recommends", "chromium"]):
+    own = Path(playwright.chromium.executable_path)
+    found = _on_path(NAMES) or (str(own) if own.exists() else installed("chromium", NAMES))
+    if found is None:
+        pytest.fail(
+            f"These tests need a browser, and none of {', '.join(NAMES)} is on the PATH. Install "
+            "Chromium with your system's packages, or run: playwright install chromium"
+        )
+    return found
+
+
+def installed(package: str, names: Sequence[str]) -> str | None:
+    """Return the path of the first of these programs; where none is, Debian's package is taken."""
+    if not _on_path(names) and Path("/etc/debian_version").exists() and os.geteuid() == 0:
+        for command in (["update"], ["install", "-y", "--no-install-recommends", package]):
             subprocess.run(
                 ["apt-get", "-q", *command],
                 check=False,
                 env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
             )
-    installed = _installed()
-    if installed is None:
-        pytest.fail(
-            f"These tests need a browser, and none of {', '.join(NAMES)} is on the PATH. Install "
-            "Chromium with your system's packages, or run: playwright install chromium"
-        )
-    return installed
+    return _on_path(names)
 
 
-def _installed() -> str | None:
-    return next((path for path in map(shutil.which, NAMES) if path), None)
+def _on_path(names: Sequence[str]) -> str | None:
+    return next((path for path in map(shutil.which, names) if path), None)
 
 
 @contextmanager
@@ -101,6 +102,7 @@ def visit(
     *,
     offline: bool = True,
     dark: bool = False,
+    scripts: bool = True,
     width: int = 1280,
     height: int = 900,
 ) -> Iterator[Visit]:
@@ -108,10 +110,11 @@ def visit(
     context = browser.new_context(
         offline=offline,
         color_scheme="dark" if dark else "light",
+        java_script_enabled=scripts,
         viewport={"width": width, "height": height},
     )
     try:
-        context.add_init_script(_REPORT_VIOLATIONS)
+        context.add_init_script(REPORT_VIOLATIONS)
         seen = Visit(context.new_page())
 
         def request(asked: Request) -> None:

@@ -1,4 +1,4 @@
-"""Starts JupyterLab for a test, and drives a notebook in it.
+"""Starts JupyterLab for a test, and drives a notebook in it or in Notebook 7, which it serves too.
 
 ``SAE_EXPLORER_SCREENSHOTS`` names a folder for pictures of what the tests see.
 """
@@ -16,17 +16,20 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nbformat
+import pytest
 from playwright.sync_api import expect
 
 from hosts.browser import visit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Self
 
     from playwright.sync_api import Browser, Locator, Page
 
@@ -35,24 +38,57 @@ _SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "docmanager-extension/plugin": {"autosave": False},
 }
-#: What goes on in JupyterLab itself, whatever is shown in it.
-_OF_THE_HOST = ("favicon", "Failed to load resource: the server responded with a status of 404")
+#: What goes on in the hosts themselves, whatever is shown in it.
+_OF_THE_HOST = (
+    "favicon",
+    "Failed to load resource: the server responded with a status of 404",
+    # Notebook 7.6, with an empty notebook too.
+    "Cannot read properties of undefined (reading 'schema')",
+    "Command 'filebrowser:open-path' not registered.",
+)
+
+
+#: A kernel that starts, or a machine with other work, may take its time; milliseconds.
+PATIENCE = 120_000
+expect.set_options(timeout=PATIENCE / 4)
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where a server shows its notebooks."""
+
+    name: str
+    path: str
+
+    def __str__(self) -> str:
+        return self.path.split("/")[0]
+
+
+LAB = Host("JupyterLab 4", "lab/tree")
+NOTEBOOK = Host("Notebook 7", "notebooks")
+VOILA = Host("Voila", "voila/render")
 
 
 @dataclass
-class Lab:
-    """A running JupyterLab."""
+class Server:
+    """A running server, and the folder of its notebooks."""
 
     root: Path
     port: int
-    token: str
 
     @property
     def host(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def address(self, notebook: str) -> str:
-        return f"http://{self.host}/lab/tree/{notebook}?reset&token={self.token}"
+
+@dataclass
+class Lab(Server):
+    """A running JupyterLab, which serves Notebook 7 as well."""
+
+    token: str
+
+    def address(self, notebook: str, front: Host = LAB) -> str:
+        return f"http://{self.host}/{front.path}/{notebook}?reset&token={self.token}"
 
     def api(self, method: str, path: str) -> Any:
         """Ask the server itself."""
@@ -88,66 +124,171 @@ def running(home: Path, variables: Mapping[str, str] | None = None) -> Iterator[
         path = settings / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values), encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    lab = Lab(root, port, secrets.token_hex(16))
+    lab = Lab(root, free_port(), secrets.token_hex(16))
     environment = {
-        **os.environ,
-        "HOME": str(home),
-        "JUPYTER_CONFIG_DIR": str(home / "config"),
-        "JUPYTER_DATA_DIR": str(home / "data"),
-        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        **its_own(home),
         "JUPYTERLAB_SETTINGS_DIR": str(settings),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-        "IPYTHONDIR": str(home / "ipython"),
         **({"HF_HUB_OFFLINE": "1"} if variables is None else variables),
     }
     command = [
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
         f"--ServerApp.root_dir={root}",
         "--ServerApp.ip=127.0.0.1",
-        f"--ServerApp.port={port}",
+        f"--ServerApp.port={lab.port}",
         "--ServerApp.port_retries=0",
         f"--IdentityProvider.token={lab.token}",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--LabApp.extension_manager=readonly",
         "--LabApp.expose_app_in_browser=True",
+        "--JupyterNotebookApp.expose_app_in_browser=True",
     ]
-    with (home / "jupyterlab.log").open("wb") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=root)
+    with served(command, environment, root, lambda: lab.api("GET", "status")):
+        yield lab
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def its_own(home: Path) -> dict[str, str]:
+    """Return an environment in which Jupyter keeps everything in a home of its own."""
+    return {
+        **os.environ,
+        "HOME": str(home),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "IPYTHONDIR": str(home / "ipython"),
+        "OMP_NUM_THREADS": "1",  # the models are tiny: more threads only wait for each other
+    }
+
+
+@contextmanager
+def served(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    ask: Callable[[], object],
+) -> Iterator[None]:
+    """Run a server in a folder, from its first answer on; its log stands beside that folder."""
+    path = folder.parent / "server.log"
+    with path.open("wb") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
         try:
-            _until_it_answers(lab, server, home / "jupyterlab.log")
-            yield lab
+            for _ in range(600):
+                if server.poll() is not None:
+                    break
+                try:
+                    ask()
+                except OSError:
+                    time.sleep(0.1)
+                else:
+                    yield
+                    return
+            raise RuntimeError(f"It did not start: {command}\n{path.read_text()[-3000:]}")
         finally:
             server.terminate()
             server.wait(timeout=30)
 
 
-def _until_it_answers(lab: Lab, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
-        if server.poll() is not None:
-            break
-        try:
-            lab.api("GET", "status")
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
+class WidgetPage:
+    """A page of a browser in which explorers are shown; what is asked is asked about one of them."""
 
-
-class NotebookPage:
-    """A notebook in JupyterLab, in a page of a browser."""
-
-    def __init__(self, lab: Lab, page: Page, name: str) -> None:
-        self.lab = lab
+    def __init__(self, page: Page) -> None:
         self.page = page
+        self.index = 0
+
+    def nth(self, index: int) -> Self:
+        """Return the same page, for what is asked about another of its explorers."""
+        other = copy(self)
+        other.index = index
+        return other
+
+    @property
+    def panel(self) -> Locator:
+        return self.page.locator("body")
+
+    @property
+    def widget(self) -> Locator:
+        return self.panel.locator(".sae-explorer").nth(self.index)
+
+    @property
+    def rows(self) -> Locator:
+        return self.widget.get_by_role("tree").get_by_role("treeitem")
+
+    @property
+    def status(self) -> Locator:
+        return self.widget.locator(".sae-status")
+
+    def nodes(self) -> int:
+        """Return how many nodes the header counts."""
+        said = re.search(r"([\d,]+)\s+nodes", self.status.inner_text())
+        return int(said[1].replace(",", "")) if said else 0
+
+    def enter(self, label: str, text: str) -> None:
+        """Write into one of the explorer's fields."""
+        field = self.widget.get_by_role("textbox", name=label, exact=True)
+        field.fill(text)
+        field.press("Enter")
+
+    def run_analysis(self, title: str) -> Locator:
+        """Bring a panel into sight and run it to its end; return it."""
+        self.widget.get_by_role("tab", name=title).click()
+        panel = self.widget.get_by_role("tabpanel", name=title)
+        panel.get_by_role("button", name="Run", exact=True).click()
+        expect(panel.locator(".sae-run")).to_have_attribute("data-state", "done", timeout=PATIENCE)
+        return panel
+
+    def exported(self, file: str, folder: Path) -> Path:
+        """Save one of the files of the menu."""
+        self.widget.get_by_role("button", name="Export", exact=True).click()
+        with self.page.expect_download() as waiting:
+            self.widget.get_by_role("menuitem", name=file).click()
+        assert waiting.value.suggested_filename == file
+        waiting.value.save_as(folder / file)
+        return folder / file
+
+    def is_dark(self) -> bool:
+        """Return whether the explorer's text is lighter than what it stands on."""
+        paper, ink = self.widget.evaluate(
+            "(element) => { const style = getComputedStyle(element);"
+            " return [style.backgroundColor, style.color].map((colour) =>"
+            " colour.match(/[\\d.]+/g).slice(0, 3).reduce((sum, part) => sum + +part, 0)); }"
+        )
+        return bool(paper < ink)
+
+    def expect_tree_of(self, words: str) -> None:
+        """Wait until the tree is that of a feature, and whole."""
+        expect(self.widget.get_by_role("tree")).to_have_accessible_name(
+            re.compile(rf"\b{words}\b"), timeout=PATIENCE
+        )
+        state(self, "done")
+
+    def until(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
+        """Wait for what no locator can say."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end
+            self.page.wait_for_timeout(50)
+
+
+class NotebookPage(WidgetPage):
+    """A notebook in JupyterLab or Notebook 7, in a page of a browser."""
+
+    def __init__(self, lab: Lab, page: Page, name: str, front: Host = LAB) -> None:
+        super().__init__(page)
+        self.lab = lab
         self.name = name
+        self.front = front
 
     def open(self) -> None:
         """Load the page, the notebook in it, and wait until its kernel is there."""
-        self.page.goto(self.lab.address(self.name))
+        self.page.goto(self.lab.address(self.name, self.front))
         self.ready()
 
     def ready(self) -> None:
@@ -167,24 +308,6 @@ class NotebookPage:
     @property
     def cells(self) -> Locator:
         return self.panel.locator(".jp-Cell")
-
-    @property
-    def widget(self) -> Locator:
-        """The explorer that the notebook shows first."""
-        return self.panel.locator(".sae-explorer").first
-
-    @property
-    def rows(self) -> Locator:
-        return self.widget.get_by_role("tree").get_by_role("treeitem")
-
-    @property
-    def status(self) -> Locator:
-        return self.widget.locator(".sae-status")
-
-    def nodes(self) -> int:
-        """Return how many nodes the header counts."""
-        said = re.search(r"([\d,]+)\s+nodes", self.status.inner_text())
-        return int(said[1].replace(",", "")) if said else 0
 
     def run(self, index: int) -> None:
         """Run a cell; do not wait until it ends."""
@@ -223,42 +346,50 @@ class NotebookPage:
         )
         return found
 
-    def until(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
-        """Wait for what no locator can say."""
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end
-            self.page.wait_for_timeout(50)
 
-
-def copied(lab: Lab, notebook: Path, name: str) -> str:
-    """Put a notebook where JupyterLab finds it; return its name there."""
-    shutil.copy(notebook, lab.root / name)
+def copied(server: Server, notebook: Path, name: str) -> str:
+    """Put a notebook where a server finds it; return its name there."""
+    shutil.copy(notebook, server.root / name)
     return name
 
 
-def written(lab: Lab, sources: Sequence[str], name: str) -> str:
-    """Write a notebook with these cells where JupyterLab finds it; return its name there."""
+def written(server: Server, sources: Sequence[str], name: str) -> str:
+    """Write a notebook with these cells where a server finds it; return its name there."""
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), lab.root / name)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), server.root / name)
     return name
 
 
-def opened(lab: Lab, browser: Browser, name: str) -> Iterator[NotebookPage]:
+def opened(lab: Lab, browser: Browser, name: str, front: Host = LAB) -> Iterator[NotebookPage]:
     """Give a notebook in the browser; in the end nothing went wrong and nobody was asked."""
     with visit(browser, "about:blank", offline=False, width=1500, height=1100) as seen:
-        notebook = NotebookPage(lab, seen.page, name)
+        seen.page.set_default_timeout(PATIENCE)
+        notebook = NotebookPage(lab, seen.page, name, front)
         notebook.open()
         yield notebook
         lab.shut_kernels_down()
     strangers = [address for address in seen.requests if f"//{lab.host}/" not in address]
     assert strangers == []
     own = [text for text in seen.problems if not any(word in text for word in _OF_THE_HOST)]
-    assert own == []
+    assert own == [], own
 
 
-def photograph(notebook: NotebookPage, name: str) -> None:
+def shows(*claims: str, among: Sequence[Host] = (LAB, NOTEBOOK)) -> pytest.MarkDecorator:
+    """Run a test in several hosts, as its ``front``, and enter its claims in the table of hosts."""
+    return pytest.mark.parametrize(
+        "front",
+        [pytest.param(each, marks=pytest.mark.host(each.name, *claims)) for each in among],
+        ids=str,
+    )
+
+
+def name_of(request: pytest.FixtureRequest) -> str:
+    """Return a name for the notebook of a test."""
+    return re.sub(r"\W+", "-", request.node.name).strip("-") + ".ipynb"
+
+
+def photograph(notebook: WidgetPage, name: str) -> None:
     """Take a picture, where pictures are wanted."""
     folder = os.environ.get("SAE_EXPLORER_SCREENSHOTS")
     if folder:
@@ -266,7 +397,7 @@ def photograph(notebook: NotebookPage, name: str) -> None:
         notebook.page.screenshot(path=Path(folder) / f"{name}.png")
 
 
-def state(notebook: NotebookPage, word: str) -> None:
+def state(notebook: WidgetPage, word: str) -> None:
     """Wait until the header says that it is loading, growing, done, partial or an error."""
     chip = notebook.status.locator(".sae-chip")
-    expect(chip).to_have_attribute("data-state", word, timeout=60_000)
+    expect(chip).to_have_attribute("data-state", word, timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""The widget in JupyterLab, in a real browser."""
+"""The widget in JupyterLab and in Notebook 7, in a real browser."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ import pytest
 from playwright.sync_api import expect
 
 from hosts.jupyterlab import (
+    LAB,
+    Host,
     Lab,
     NotebookPage,
     copied,
+    name_of,
     opened,
     photograph,
     running,
+    shows,
     state,
     written,
 )
-from sae_explorer import DefinitionTree
+from sae_explorer import DefinitionTree, SteeredTexts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,19 +48,28 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def notebook(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iterator[NotebookPage]:
-    """Return a copy of the quickstart, open; in the end nothing went wrong and nobody was asked."""
-    name = copied(lab, QUICKSTART, f"{request.node.name}.ipynb")
-    yield from opened(lab, browser, name)
+def front() -> Host:
+    """Return where notebooks are opened, unless a test says where."""
+    return LAB
 
 
 @pytest.fixture
-def endless(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iterator[NotebookPage]:
+def notebook(
+    lab: Lab, browser: Browser, front: Host, request: pytest.FixtureRequest
+) -> Iterator[NotebookPage]:
+    """Return a copy of the quickstart, open; in the end nothing went wrong and nobody was asked."""
+    yield from opened(lab, browser, copied(lab, QUICKSTART, name_of(request)), front)
+
+
+@pytest.fixture
+def endless(
+    lab: Lab, browser: Browser, front: Host, request: pytest.FixtureRequest
+) -> Iterator[NotebookPage]:
     """Return a notebook whose first cell grows a tree without an end, and whose second is empty."""
-    name = written(lab, [ENDLESS, ""], f"{request.node.name}.ipynb")
-    yield from opened(lab, browser, name)
+    yield from opened(lab, browser, written(lab, [ENDLESS, ""], name_of(request)), front)
 
 
+@shows("grows", "offline")
 def test_the_quickstart_grows_a_tree_and_follows_its_cells(notebook: NotebookPage) -> None:
     notebook.run(MAKE)
     state(notebook, "done")
@@ -71,6 +84,7 @@ def test_the_quickstart_grows_a_tree_and_follows_its_cells(notebook: NotebookPag
     notebook.until(lambda: notebook.nodes() > before)
 
 
+@shows("cancel")
 def test_the_tree_is_seen_growing_and_stops_at_cancel(endless: NotebookPage) -> None:
     endless.run(0)
     expect(endless.rows.first).to_be_visible(timeout=60_000)
@@ -95,6 +109,7 @@ def test_the_tree_is_seen_growing_and_stops_at_cancel(endless: NotebookPage) -> 
     state(endless, "partial")
 
 
+@shows("busy")
 def test_cancel_works_while_a_cell_runs(endless: NotebookPage) -> None:
     endless.run(0)
     state(endless, "growing")
@@ -110,15 +125,14 @@ def test_cancel_works_while_a_cell_runs(endless: NotebookPage) -> None:
     state(endless, "partial")
 
 
+@shows("controls")
 def test_a_control_changes_the_tree_and_python_hears_of_it(notebook: NotebookPage) -> None:
     notebook.run(MAKE)
     state(notebook, "done")
     before = notebook.rows.all_inner_texts()
-    field = notebook.widget.get_by_role("textbox", name="Feature to show")
-    field.fill("17")
-    field.press("Enter")
-    state(notebook, "done")
-    notebook.until(lambda: notebook.rows.all_inner_texts() != before)
+    notebook.enter("Feature to show", "17")
+    notebook.expect_tree_of("feature 17")
+    assert notebook.rows.all_inner_texts() != before
     notebook.run(WAIT)
     expect(notebook.cells.nth(WAIT).locator(".jp-OutputArea-output")).to_contain_text("feature 17")
 
@@ -127,9 +141,7 @@ def test_a_change_that_cannot_be_is_refused_in_the_widget(notebook: NotebookPage
     notebook.run(MAKE)
     state(notebook, "done")
     nodes = notebook.nodes()
-    field = notebook.widget.get_by_role("textbox", name="Feature to show")
-    field.fill("99999999")
-    field.press("Enter")
+    notebook.enter("Feature to show", "99999999")
     expect(notebook.widget).to_contain_text(
         "There is no feature 99999999: they are numbered 0 to 1,535."
     )
@@ -152,6 +164,7 @@ def test_an_error_is_shown_and_the_next_try_is_a_button(endless: NotebookPage) -
     expect(endless.widget.get_by_role("button", name="Try again")).to_be_enabled()
 
 
+@shows("keys")
 def test_keys_in_the_widget_are_not_the_notebooks(notebook: NotebookPage) -> None:
     notebook.run(MAKE)
     state(notebook, "done")
@@ -191,43 +204,37 @@ def test_a_page_reloaded_in_mid_growth_goes_on(endless: NotebookPage) -> None:
     expect(output).to_have_text(str(endless.nodes()), timeout=60_000)
 
 
+@shows("export")
 def test_an_export_is_what_python_reads_back(notebook: NotebookPage, tmp_path: Path) -> None:
     notebook.run(MAKE)
     state(notebook, "done")
-    notebook.widget.get_by_role("button", name="Export").click()
-    photograph(notebook, "export")
-    with notebook.page.expect_download() as waiting:
-        notebook.widget.get_by_role("menuitem", name="tree.json").click()
-    waiting.value.save_as(tmp_path / "tree.json")
-    assert waiting.value.suggested_filename == "tree.json"
-    tree = DefinitionTree.from_json(tmp_path / "tree.json")
+    tree = DefinitionTree.from_json(notebook.exported("tree.json", tmp_path))
     assert len(tree) == notebook.nodes()
 
 
-def test_the_widget_follows_the_theme(notebook: NotebookPage) -> None:
+@shows("panels")
+def test_an_analysis_runs_when_it_is_asked_for(notebook: NotebookPage, tmp_path: Path) -> None:
     notebook.run(MAKE)
     state(notebook, "done")
-    found = []
+    panel = notebook.run_analysis("Steering")
+    expect(panel.get_by_role("region", name="unsteered")).to_be_visible()
+    photograph(notebook, "steering")
+    texts = SteeredTexts.from_json(notebook.exported("steering.json", tmp_path))
+    expect(panel.locator(".sae-run-text")).to_have_text(texts.payload()["label"])
+
+
+@shows("dark")
+def test_the_widget_follows_the_theme(notebook: NotebookPage, front: Host) -> None:
+    notebook.run(MAKE)
+    state(notebook, "done")
     for theme in ("JupyterLab Light", "JupyterLab Dark"):
         notebook.command("apputils:change-theme", {"theme": theme})
-        notebook.until(
-            lambda: (notebook.page.get_attribute("body", "data-jp-theme-name") or "") == theme  # noqa: B023
-        )
-        notebook.page.wait_for_timeout(300)
-        photograph(notebook, theme.lower().replace(" ", "-"))
-        found.append(
-            notebook.widget.evaluate(
-                "(element) => { const style = getComputedStyle(element);"
-                " return [style.backgroundColor, style.color].map((colour) =>"
-                " colour.match(/[\\d.]+/g).slice(0, 3).reduce((sum, part) => sum + +part, 0)); }"
-            )
-        )
+        notebook.until(lambda: notebook.is_dark() == (theme == "JupyterLab Dark"))  # noqa: B023 - called at once
+        photograph(notebook, f"{front}-{theme.lower().replace(' ', '-')}")
     notebook.command("apputils:change-theme", {"theme": "JupyterLab Light"})
-    light, dark = found
-    assert light[0] > light[1]
-    assert dark[0] < dark[1]
 
 
+@shows("summary")
 def test_a_saved_notebook_shows_the_summary_without_its_kernel(notebook: NotebookPage) -> None:
     notebook.run(MAKE)
     state(notebook, "done")
@@ -240,3 +247,23 @@ def test_a_saved_notebook_shows_the_summary_without_its_kernel(notebook: Noteboo
     static = notebook.panel.locator(".sae-explorer-static").first
     expect(static).to_be_visible()
     expect(static).to_contain_text("Most probable definitions")
+
+
+@shows("saved")
+def test_a_saved_notebook_shows_its_last_state_where_the_reader_keeps_it(
+    notebook: NotebookPage,
+) -> None:
+    keep = "@jupyter-widgets/jupyterlab-manager:saveWidgetState"
+    notebook.command(keep)
+    try:
+        notebook.run(MAKE)
+        state(notebook, "done")
+        rows = notebook.rows.all_inner_texts()
+        notebook.save()
+    finally:
+        notebook.command(keep)
+    notebook.lab.shut_kernels_down()
+    notebook.open()
+    expect(notebook.rows.first).to_be_visible()
+    assert notebook.rows.all_inner_texts() == rows
+    expect(notebook.panel.locator(".sae-explorer-static").first).to_be_hidden()

@@ -220,6 +220,7 @@ def taken(notebook: NotebookPage, file: str, folder: Path) -> Path:
     return folder / file
 
 
+@pytest.mark.host("JupyterLab 4", "panels", "export")
 @every_panel
 def test_a_panel_shows_and_gives_away_what_it_found_until_an_option_changes(
     notebook: NotebookPage, case: Case, tmp_path: Path
@@ -246,6 +247,7 @@ def test_a_panel_shows_and_gives_away_what_it_found_until_an_option_changes(
     assert second.request != first.request
 
 
+@pytest.mark.host("JupyterLab 4", "panels")
 @every_panel
 def test_a_panel_that_is_stopped_keeps_what_it_has(notebook: NotebookPage, case: Case) -> None:
     panel = panel_of(notebook, case)
@@ -261,6 +263,7 @@ def test_a_panel_that_is_stopped_keeps_what_it_has(notebook: NotebookPage, case:
     state(notebook, "done")
 
 
+@pytest.mark.host("JupyterLab 4", "panels")
 @every_panel
 def test_a_panel_says_what_is_wrong_and_the_rest_goes_on(
     notebook: NotebookPage, case: Case
@@ -304,6 +307,7 @@ def test_a_clamp_brings_a_unit_that_an_activation_has(notebook: NotebookPage) ->
     expect(panel.get_by_role("region", name="clamped at 0.5")).to_be_visible()
 
 
+@pytest.mark.host("JupyterLab 4", "controls")
 def test_an_intervention_changes_the_tree_and_its_label(notebook: NotebookPage) -> None:
     before = notebook.rows.all_inner_texts()
     controls = notebook.widget.get_by_role("complementary", name="Controls")
@@ -341,6 +345,7 @@ def test_a_tree_is_coloured_and_sorted_by_its_lift(notebook: NotebookPage, tmp_p
     expect(notebook.rows.nth(1)).to_contain_text(tree.text(row).strip())
 
 
+@pytest.mark.host("JupyterLab 4", "controls")
 def test_a_scale_is_chosen_by_the_sweep_or_by_a_click_on_its_curve(notebook: NotebookPage) -> None:
     nodes = notebook.nodes()
     auto = notebook.widget.get_by_role("button", name="auto", exact=True)
@@ -430,6 +435,7 @@ def test_a_page_reloaded_in_mid_run_finds_it_going_on(notebook: NotebookPage) ->
     bar(panel, "done")
 
 
+@pytest.mark.host("JupyterLab 4", "views")
 def test_two_views_show_the_same_runs(notebook: NotebookPage) -> None:
     loop = CASES[4]
     notebook.write(FREE_CELL, "explorer")

@@ -116,6 +116,7 @@ def expect_progress(notebook: NotebookPage) -> None:
 # One after the other, as a reader does it: cold, then from the cache with the hub gone.
 
 
+@pytest.mark.host("JupyterLab 4", "grows")
 def test_the_first_cell_fetches_the_model_and_shows_the_feature(
     notebook: NotebookPage, hub: Hub
 ) -> None:
@@ -134,6 +135,7 @@ def test_the_first_cell_fetches_the_model_and_shows_the_feature(
     assert [text.split()[1] for text in options] == [str(layer) for layer in LAYERS]
 
 
+@pytest.mark.host("JupyterLab 4", "controls")
 def test_a_layer_is_fetched_when_it_is_chosen_and_one_that_is_not_there_is_said_to(
     notebook: NotebookPage, hub: Hub
 ) -> None:
