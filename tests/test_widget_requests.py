@@ -627,7 +627,9 @@ def test_a_page_holds_what_is_about_the_same_as_the_tree(
     explorer = explore()
     for name in REQUESTED:
         explorer.run(name)
-    page = explorer.wait().to_html(tmp_path / "page.html")
+    path = tmp_path / "page.html"
+    assert explorer.wait().to_html(path) == str(path)
+    page = path.read_text("utf-8")
     state = carried(page)["state"]
     text = Elements(page).text
     for name in REQUESTED:

@@ -13,7 +13,19 @@ export default {
     const keep = (event: Event) => event.stopPropagation();
     for (const kind of ["keydown", "keyup", "keypress"]) root.addEventListener(kind, keep);
     el.append(root);
+    // The summary that the output carries for places without scripts: here the widget says more.
+    const style = document.createElement("style");
+    const summary = model.get("_summary_class");
+    if (summary) style.textContent = `.${summary} { display: none; }`;
+    el.append(style);
     const synced = connect(model);
+    // ipywidgets marks what it shows from a saved notebook, or after its kernel has gone.
+    const parted = () => {
+      if (el.classList.contains("jupyter-widgets-disconnected")) synced.cut();
+    };
+    const watch = new MutationObserver(parted);
+    watch.observe(el, { attributeFilter: ["class"] });
+    parted();
     render(
       <ExplorerContext.Provider value={{ synced, local: local(), root }}>
         <App />
@@ -23,6 +35,8 @@ export default {
     return () => {
       render(null, root);
       synced.close();
+      watch.disconnect();
+      style.remove();
       root.remove();
     };
   },

@@ -14,7 +14,7 @@ afterEach(() => {
 describe("keys", () => {
   test.each(["loading", "growing"])("Escape cancels what is %s", async (state) => {
     shown = await show({ _status: { ...STATUS, state } });
-    await press(shown.named("Top k"), "Escape");
+    await press(shown.named("Tokens per node"), "Escape");
     expect(shown.asked("cancel").length).toBe(1);
   });
 

@@ -26,7 +26,7 @@ const score = () => shown.find(".sae-score").textContent;
 
 test("the score is said in words, with its interval and what is chance", async () => {
   shown = await open();
-  expect(score()).toContain("0.83, 95 % interval 0.71 to 0.92; 0.5 is chance.");
+  expect(score()).toContain("0.83 AUROC, 95 % interval 0.71 to 0.92; 0.5 is chance.");
   expect(shown.find(".sae-score-range").style.left).toBe("70.8%");
   await act(async () => shown.model.set("_loop", { ...LOOP, low: 0.4 }));
   expect(score()).toContain("It may be chance.");

@@ -61,9 +61,9 @@ describe("every option of the schema has a control that sends it", () => {
     ["second", () => write(number("Second direction"), "17", "Enter"), "17"],
     ["ghost_token", () => write(number("Ghost token"), "OK", "Enter"), "OK"],
     ["cutoff", () => write(number("Cutoff"), "1e-6", "Enter"), 1e-6],
-    ["top_k", () => write(slider("Top k"), "6"), 7],
-    ["max_depth", () => press(number("Max depth"), "ArrowDown"), 24],
-    ["max_nodes", () => write(number("Max nodes"), "", "Enter"), null],
+    ["top_k", () => write(slider("Tokens per node"), "6"), 7],
+    ["max_depth", () => press(number("Depth limit"), "ArrowDown"), 24],
+    ["max_nodes", () => write(number("Node limit"), "", "Enter"), null],
     ["lift", () => write(slider("Lift"), "8"), 8],
     ["lift_seed", () => write(number("Lift seed"), "3", "Enter"), 3],
     [
@@ -72,10 +72,10 @@ describe("every option of the schema has a control that sends it", () => {
       [{ kind: "ablate", feature: 9, at: "all", skip_bos: false }],
     ],
     ["exponent", () => write(slider("Exponent"), "190"), 2],
-    ["limit", () => write(number("Limit"), "250", "Enter"), 250],
+    ["limit", () => write(number("List length"), "250", "Enter"), 250],
     ["pattern", () => write(number("Pattern"), "^ [a-z]+$", "Enter"), "^ [a-z]+$"],
     ["script", () => choose(shown.named<HTMLSelectElement>("Script"), "Greek"), "Greek"],
-    ["min_length", () => write(number("Min length"), "3", "Enter"), 3],
+    ["min_length", () => write(number("Least length"), "3", "Enter"), 3],
     [
       "leading_space",
       () => choose(shown.named<HTMLSelectElement>("Leading space"), "false"),
@@ -106,15 +106,33 @@ describe("every option of the schema has a control that sends it", () => {
       const option = shown.find(`[data-option=${name}]`);
       const text = option.querySelector(".sae-help") as HTMLElement;
       expect(text.textContent).toContain(help);
-      // Of these there is none to describe before something is added.
-      if (name !== "pca" && name !== "interventions") {
-        const described = [...option.querySelectorAll("[aria-describedby]")];
-        expect(
-          described.some((field) => field.getAttribute("aria-describedby")?.includes(text.id)),
-        ).toBe(true);
-      }
+      const described = [...option.querySelectorAll("[aria-describedby]")];
+      expect(
+        described.some((field) => field.getAttribute("aria-describedby")?.includes(text.id)),
+      ).toBe(true);
     },
   );
+
+  test("a label that is not the name in Python says that as well", async () => {
+    shown = await show();
+    const help = (name: string) => shown.find(`[data-option=${name}] .sae-help`).textContent;
+    expect(help("top_k")).toMatch(/ In Python: top_k\.$/);
+    expect(help("cutoff")).not.toContain("In Python");
+  });
+
+  test("the way back to the default ends at what it has changed", async () => {
+    shown = await show({ _values: { ...VALUES, cutoff: 1e-3 } });
+    const back = shown.find<HTMLButtonElement>("[data-option=cutoff] .sae-dot");
+    back.focus();
+    await click(back);
+    expect(document.activeElement).toBe(number("Cutoff"));
+  });
+
+  test("without a component left, the focus goes to what adds one", async () => {
+    shown = await show({ _values: { ...VALUES, pca: [0.5] } });
+    await click(shown.named("Remove the last component"));
+    expect(document.activeElement).toBe(shown.named("Add a component"));
+  });
 });
 
 describe("null", () => {
@@ -134,8 +152,8 @@ describe("null", () => {
 
   test("of a budget is no limit", async () => {
     shown = await show({ _values: { ...VALUES, max_nodes: null } });
-    expect(number("Max nodes").placeholder).toBe("no limit");
-    expect(slider("Max nodes").value).toBe(slider("Max nodes").max);
+    expect(number("Node limit").placeholder).toBe("no limit");
+    expect(slider("Node limit").value).toBe(slider("Node limit").max);
   });
 
   test("cannot be had where an option needs a value", async () => {
@@ -207,6 +225,7 @@ describe("a mix of encoder and decoder", () => {
     shown = await show();
     await choose(shown.find<HTMLInputElement>("input[value=mix]"));
     expect(wanted()).toEqual([{ weights: [0.5, 0.5] }]);
+    await act(async () => shown.model.set("_values", { ...VALUES, weights: [0.5, 0.5] }));
     await vi.advanceTimersByTimeAsync(200);
     await write(slider("Share of the decoder"), "5");
     expect(wanted().at(-1)).toEqual({ weights: [0.75, 0.25] });
@@ -216,7 +235,7 @@ describe("a mix of encoder and decoder", () => {
   });
 
   test("of anything but two numbers is not sent", async () => {
-    shown = await show();
+    shown = await show({ _values: { ...VALUES, weights: [0.5, 0.5] } });
     await write(number("Coefficients of encoder and decoder"), "1 2 3", "Enter");
     expect(wanted()).toEqual([]);
     expect(number("Coefficients of encoder and decoder").getAttribute("aria-invalid")).toBe("true");

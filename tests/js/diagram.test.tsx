@@ -34,7 +34,7 @@ describe("keys", () => {
     };
     expect(await walk("ArrowRight")).toBe(0);
     expect(await walk("ArrowRight")).toBe(1);
-    expect(said()).toBe("␣a, P 60.0 %, p 60.0 %, depth 1, open, 2 below");
+    expect(said()).toBe("␣a, P of path 60.0 %, p of token 60.0 %, depth 1, open, 2 below");
     expect(await walk("ArrowDown")).toBe(2);
     expect(await walk("ArrowRight")).toBe(4);
     expect(await walk("ArrowUp")).toBe(3);

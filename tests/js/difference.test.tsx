@@ -51,7 +51,7 @@ describe("two trees", () => {
   test("tell what fell below the cutoff from what is not known", async () => {
     const exact = { exact_two: column("<f4", [1, 0.25, 0.25, 0.00002, 0.1, 0.05]) };
     shown = await open({ _difference: { ...DIFFERENCE, ...exact } });
-    expect(line(3)?.textContent).toContain("12.5 %(0.002 %)◁ only A");
+    expect(line(3)?.textContent).toContain("12.5 %(0.0020 %)◁ only A");
     expect(line(5)?.textContent).toContain("–5.00 %▷ only B");
   });
 

@@ -11,6 +11,7 @@ describe("numbers as text", () => {
     [0.0567, "5.67 %"],
     [0.0082, "0.82 %"],
     [0.000031, "0.0031 %"],
+    [0.0002, "0.020 %"],
     [2e-9, "2e-7 %"],
     [0, "0 %"],
   ])("percent(%d) is %s", (value, text) => expect(percent(value)).toBe(text));

@@ -162,16 +162,6 @@ describe("state and figures", () => {
     await vi.advanceTimersByTimeAsync(0);
     expect(said.textContent).toBe("done");
   });
-
-  test("a kernel that does not answer is said to, until it does", async () => {
-    shown = await show();
-    await vi.advanceTimersByTimeAsync(11_000);
-    expect(shown.find(".sae-chip").textContent).toBe("no answer from the kernel");
-    expect(shown.named<HTMLInputElement>("Scale").disabled).toBe(true);
-    await shown.answer("hello", { ok: true });
-    await vi.advanceTimersByTimeAsync(0);
-    expect(shown.find(".sae-chip").textContent).toBe("done");
-  });
 });
 
 describe("what went wrong", () => {

@@ -35,10 +35,12 @@ describe("a tree with lift", () => {
   afterEach(() => own.close());
 
   test("shows it beside the probabilities, which stay", () => {
-    expect(heads()).toEqual(["token", "P", "p", "lift", "definition so far"]);
+    expect(heads()).toEqual(["token", "P of path", "p of token", "lift", "definition so far"]);
     expect(line(5)?.textContent).toBe("␣barking5.00 %20.0 %+3.00the barking");
     expect(line(1)?.textContent).toContain("−0.50");
-    expect(line(1)?.getAttribute("aria-label")).toBe("␣a, P 50.0 %, p 50.0 %, lift −0.50");
+    expect(line(1)?.getAttribute("aria-label")).toBe(
+      "␣a, P of path 50.0 %, p of token 50.0 %, lift −0.50",
+    );
   });
 
   test("is coloured on request, more and less told apart by more than the colour", async () => {
@@ -100,7 +102,7 @@ describe("a tree with lift", () => {
     await choose(colours(), "lift");
     await choose(byLift());
     await own.do(() => own.model.set("_tree", treePayload(NODES, { run: 2 })));
-    expect(heads()).toEqual(["token", "P", "p", "definition so far"]);
+    expect(heads()).toEqual(["token", "P of path", "p of token", "definition so far"]);
     expect(colours().value).toBe("probability");
     expect(rows()).toEqual([0, 1, 4, 2, 5, 3]);
     await own.do(() => own.model.set("_tree", liftedTree(3)));
@@ -120,7 +122,7 @@ describe("a tree without lift", () => {
     expect(disabled).toEqual([false, true, true]);
     const help = find(".sae-explained");
     expect(help.hidden).toBe(true);
-    await own.do(() => find("[aria-label='What are lift and activation?']").click());
+    await own.do(() => find("[aria-label='What do the columns say?']").click());
     expect(help.hidden).toBe(false);
     expect(help.textContent).toContain("set Lift in the controls, 8 random directions");
   });

@@ -11,6 +11,8 @@ export interface FakeModel extends Model {
   set(name: string, value: unknown): void;
   /** Send a message, as the kernel does. */
   tell(message: unknown, buffers?: DataView[]): void;
+  /** Let an event happen, as the host does. */
+  fire(event: string): void;
   /** How many listeners there are. */
   listening(): number;
 }
@@ -35,6 +37,7 @@ export function fakeModel(state: Record<string, unknown> = {}): FakeModel {
       fire(`change:${name}`);
     },
     tell: (message, buffers = []) => fire("msg:custom", message, buffers),
+    fire,
     listening: () => listeners.length,
   };
 }

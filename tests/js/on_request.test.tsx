@@ -172,7 +172,7 @@ describe("options", () => {
   test.each([
     ["strengths", "2, -1", { strengths: [-1, 0.5, 1, 2] }],
     ["strengths", "1", { strengths: [0.5, 1] }],
-    ["watched", "17 9", { watched: [17, 9] }],
+    ["features read", "17 9", { watched: [17, 9] }],
     ["targets", " dog, cat", { targets: [" dog, cat"] }],
   ])("%s take %j", async (name, text, expected) => {
     await say({});
@@ -182,7 +182,7 @@ describe("options", () => {
 
   test.each([
     ["strengths", "much", "A number is needed, such as 0.5."],
-    ["watched", "1.5", "Whole numbers are needed, such as 17."],
+    ["features read", "1.5", "Whole numbers are needed, such as 17."],
   ])("%s refuse %j in words", async (name, text, words) => {
     await say({});
     await write(shown.named(`Add to ${name}`), text, "Enter");

@@ -47,7 +47,7 @@ describe("lines", () => {
     expect(said(0)).toEqual(["1", "1", "1", "true", "false"]);
     expect(said(2)).toEqual(["2", "2", "2", "true", "false"]);
     expect(said(9)).toEqual(["5", "2", "2", null, "false"]);
-    expect(line(3)?.getAttribute("aria-label")).toBe("␣kind, P 18.0 %, p 30.0 %");
+    expect(line(3)?.getAttribute("aria-label")).toBe("␣kind, P of path 18.0 %, p of token 30.0 %");
   });
 
   test("show tokens, figures and the definition so far", () => {
@@ -125,6 +125,23 @@ describe("keys", () => {
     expect(inOrder()).toEqual([0, 1, 2, 8]);
     await own.press(" ");
     expect(inOrder()).toEqual([0, 1, 3, 2, 8]);
+  });
+
+  test("that are letters go to the next token in sight that begins with them", async () => {
+    const pause = () => new Promise((done) => setTimeout(done, 800));
+    await own.press("c");
+    expect(selected()).toBe(9);
+    await pause();
+    // From the end it goes on at the top.
+    await own.press("k");
+    await own.press("i");
+    expect([selected(), document.activeElement]).toEqual([3, line(3)]);
+    await pause();
+    await own.press("T");
+    expect(selected()).toBe(2);
+    await own.press("x"); // nothing begins with "tx"
+    expect(selected()).toBe(2);
+    expect((await own.press("!")).defaultPrevented).toBe(false);
   });
 
   test("copy the path, go to the search and clear", async () => {
@@ -256,7 +273,7 @@ test("a tree of the root alone says what to do", async () => {
 test.each([
   ["loading", "once the model is loaded"],
   ["growing", "on their way"],
-  ["error", "no tree yet"],
+  ["error", "what to do, stands above"],
 ])("without a tree, %s, the panel says so", async (state, words) => {
   own.close();
   own = await panel({ _status: { state, text: state, progress: null } });

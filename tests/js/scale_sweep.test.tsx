@@ -43,7 +43,7 @@ test("a button does the same, but for the one in use", async () => {
   expect(wanted()).toEqual([{ scale: 4 }]);
   await press(chart(), "Home");
   expect(answer()).toContain("in use");
-  expect(shown.button("Use scale 1").disabled).toBe(true);
+  expect(shown.button("Use scale 1").getAttribute("aria-disabled")).toBe("true");
 });
 
 test("a sweep with fewer points moves the rule to the last of them", async () => {

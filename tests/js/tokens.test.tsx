@@ -185,7 +185,7 @@ describe("the exponent", () => {
 
 test("filters say which of them are active", async () => {
   shown = await show({ _values: { ...VALUES, script: "Latin", min_length: 3 } });
-  expect(shown.find(".sae-tokens .sae-active").textContent).toBe("Script, Min length");
+  expect(shown.find(".sae-tokens .sae-active").textContent).toBe("Script, Least length");
 });
 
 test("before the first ranking there is a place for it", async () => {

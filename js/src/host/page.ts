@@ -42,12 +42,19 @@ async function start(summary: HTMLElement): Promise<void> {
     const model = { get: (name: string) => state[name], on: nothing, off: nothing, send: nothing };
     bundle.default.render({ model, el });
   } catch (error) {
-    style.remove(); // it hides the summary
+    style.remove();
     el.remove();
     throw error;
   }
   summary.remove();
 }
+
+// In a notebook's output it stands in a frame, which is told whether the notebook is dark.
+addEventListener("message", ({ source, data }: MessageEvent<{ scheme?: unknown } | null>) => {
+  const scheme = data?.scheme;
+  if (source !== parent || parent === window || (scheme !== "dark" && scheme !== "light")) return;
+  document.documentElement.style.colorScheme = scheme;
+});
 
 const summary = document.getElementById("summary") as HTMLElement;
 start(summary).catch((error: unknown) => {

@@ -76,6 +76,9 @@ function Loop({ payload }: { payload: LoopPayload }) {
   );
 }
 
+const AUROC =
+  "How often a definition of the tree has the larger activation of the two, when it is compared with one of a random direction (AUROC).";
+
 /** The score with its interval, as a bar from 0 to 1 and in words. */
 function Score({ payload }: { payload: LoopPayload }) {
   const { score, low, high } = payload;
@@ -90,11 +93,12 @@ function Score({ payload }: { payload: LoopPayload }) {
   const interval = known ? `, 95 % interval ${decimals(low, 2)} to ${decimals(high, 2)}` : "";
   return (
     <div class="sae-score">
-      <p title="How often a definition of the tree has the larger activation of the two, when it is compared with one of a random direction (AUROC)">
+      <p title={AUROC}>
         <b>{decimals(score, 2)}</b>
-        {`${interval}; 0.5 is chance.`}
+        {` AUROC${interval}; 0.5 is chance.`}
         {known && low <= 0.5 && high >= 0.5 && " It may be chance."}
       </p>
+      <p class="sae-help">{AUROC}</p>
       <div class="sae-score-bar" aria-hidden="true">
         {known && (
           <span class="sae-score-range" style={{ left: part(low), right: part(1 - high) }} />
@@ -224,7 +228,7 @@ function columnsOf({ definitions }: LoopPayload): TableColumn[] {
     {
       key: "P",
       title: "P",
-      help: "Probability of the definition",
+      help: "Probability of the definition in the tree",
       width: "62px",
       numeric: true,
       value: (row) => definitions[row].probability,

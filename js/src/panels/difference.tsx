@@ -6,7 +6,7 @@ import { local } from "../state/local.ts";
 import type { DifferencePayload } from "../state/protocol.ts";
 import { visible } from "../text.ts";
 import { compared, FATES, type Fate, readingOfTwo, SIGNS } from "../ui/comparison.ts";
-import { Entry } from "../ui/controls.tsx";
+import { Entry, helpOf, useUnique } from "../ui/controls.tsx";
 import { count, numberIn, plain } from "../ui/format.ts";
 import { OnRequest } from "../ui/on_request.tsx";
 import { useOption } from "../ui/option.ts";
@@ -39,6 +39,7 @@ function Against() {
   const choice = useOption("against");
   /** Which option it is to be, while its value is not given yet. */
   const pending = useSignal<string | null>(null);
+  const help = useUnique();
   const control = synced.controls.value.find(({ name }) => name === "against");
   const disabled = synced.contact.value !== "live";
   const text = String(choice.value ?? PLAIN);
@@ -59,10 +60,11 @@ function Against() {
     word === PLAIN && !(synced.values.value.interventions as unknown[] | undefined)?.length;
   return (
     <div class="sae-against">
-      <label title={control?.help}>
+      <label>
         The tree against the one{" "}
         <select
           class="sae-select"
+          aria-describedby={help}
           value={word}
           disabled={disabled}
           onChange={(event) => pick(event.currentTarget.value)}
@@ -80,6 +82,7 @@ function Against() {
           label={word ? `Other ${word}` : "Option and value"}
           text={pending.value !== null ? "" : word ? value : text}
           placeholder={word ? "value" : "top_k=10"}
+          help={help}
           disabled={disabled}
           onCommit={(written) => {
             const given = written.trim();
@@ -94,6 +97,11 @@ function Against() {
             return null;
           }}
         />
+      )}
+      {control && (
+        <p class="sae-help" id={help}>
+          {helpOf(control)}
+        </p>
       )}
       {idle && (
         <span class="sae-note">
@@ -134,12 +142,10 @@ function Difference({ payload }: { payload: DifferencePayload }) {
           </span>
         ))}
       </span>
-      <label
-        class="sae-tool"
-        title="The largest change of P first, among the tokens after one parent"
-      >
+      <label class="sae-tool">
         <input
           type="checkbox"
+          title="The largest change of P first, among the tokens after one parent"
           checked={byChange.value}
           onChange={(event) => {
             byChange.value = event.currentTarget.checked;
@@ -166,7 +172,12 @@ function Difference({ payload }: { payload: DifferencePayload }) {
   );
   return (
     <ExplorerContext.Provider value={own}>
-      <TreeFrame tree={comparison.tree} reading={reading} tools={tools} />
+      <TreeFrame
+        label={`Definition trees compared: ${payload.names.map((name) => visible(name)).join(" and ")}`}
+        tree={comparison.tree}
+        reading={reading}
+        tools={tools}
+      />
     </ExplorerContext.Provider>
   );
 }

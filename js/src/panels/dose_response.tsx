@@ -3,7 +3,7 @@
 import { useSignal } from "@preact/signals";
 import type { DosePayload } from "../state/protocol.ts";
 import { visible, visibleToken } from "../text.ts";
-import { Chart, Legend, short } from "../ui/chart.tsx";
+import { Chart, figure, Legend, short, Values } from "../ui/chart.tsx";
 import { plain } from "../ui/format.ts";
 import { OnRequest } from "../ui/on_request.tsx";
 import { SteeringOptions } from "../ui/steering_options.tsx";
@@ -130,6 +130,7 @@ function Doses({ payload }: { payload: DosePayload }) {
             </figcaption>
             <Chart
               label={`${title}, by strength`}
+              help={`${help}.`}
               x={strength}
               lines={lines}
               logY={log ?? false}
@@ -143,39 +144,7 @@ function Doses({ payload }: { payload: DosePayload }) {
           </figure>
         ))}
       </div>
-      <details class="sae-filters">
-        <summary>All values</summary>
-        <div class="sae-values">
-          <table aria-label="Dose-response">
-            <thead>
-              <tr>
-                <th scope="col" data-numeric>
-                  strength
-                </th>
-                {columns.map(({ name, help }) => (
-                  <th key={name} scope="col" data-numeric title={help}>
-                    <bdi>{name}</bdi>
-                  </th>
-                ))}
-              </tr>
-            </thead>
-            <tbody>
-              {strength.map((value, index) => (
-                <tr key={value} data-current={index === at || undefined}>
-                  <th scope="row" data-numeric>
-                    {short(value)}
-                  </th>
-                  {columns.map(({ name, values }) => (
-                    <td key={name} data-numeric>
-                      {figure(values[index])}
-                    </td>
-                  ))}
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
-      </details>
+      <Values label="Dose-response" first="strength" x={strength} columns={columns} at={at} />
       <p class="sae-dose-note">
         {half_norm === null
           ? visible(payload.label)
@@ -198,14 +167,11 @@ function Doses({ payload }: { payload: DosePayload }) {
         </dl>
         {texts[at] !== undefined && (
           <p class="sae-dose-text" dir="auto">
+            <span class="sae-muted">{visible(String(request.text ?? ""))}</span>
             {visible(texts[at])}
           </p>
         )}
       </section>
     </>
   );
-}
-
-function figure(value: number | null | undefined): string {
-  return value === null || value === undefined ? "–" : short(value);
 }

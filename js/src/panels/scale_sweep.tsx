@@ -3,7 +3,7 @@ import { useSignal } from "@preact/signals";
 import { useExplorer } from "../state/context.ts";
 import type { ScalesPayload } from "../state/protocol.ts";
 import { visible } from "../text.ts";
-import { Chart, short } from "../ui/chart.tsx";
+import { Chart, short, Values } from "../ui/chart.tsx";
 import { ControlGroup } from "../ui/controls.tsx";
 import { plain } from "../ui/format.ts";
 import { OnRequest } from "../ui/on_request.tsx";
@@ -29,9 +29,17 @@ export function ScalePanel() {
 const NEAR = 0.45;
 
 const MEASURES = [
-  ["self_similarity", "Self-similarity"],
-  ["cross_entropy", "Cross-entropy"],
-  ["composite", "Composite"],
+  [
+    "self_similarity",
+    "Self-similarity",
+    "Cosine between the direction and the residual stream where the answer begins: how much of it comes through.",
+  ],
+  [
+    "cross_entropy",
+    "Cross-entropy",
+    "Of the answer's first token to what the mean embedding is answered, in nats: how far it has left what the prompt makes likely.",
+  ],
+  ["composite", "Composite", "What both come to: the best scale has the largest."],
 ] as const;
 
 function Scales({ payload }: { payload: ScalesPayload }) {
@@ -56,13 +64,14 @@ function Scales({ payload }: { payload: ScalesPayload }) {
   const own = shown !== null && Math.abs(scale[at] - shown) < 1e-6 * shown;
   return (
     <div class="sae-sweep">
-      {MEASURES.map(([name, title]) => (
+      {MEASURES.map(([name, title, help]) => (
         <section key={name} aria-label={title}>
           <h4>
             {title} <b>{short(payload[name][at])}</b>
           </h4>
           <Chart
             label={`${title} by scale`}
+            help={help}
             x={scale}
             lines={[{ name: title, values: payload[name] }]}
             logX
@@ -78,6 +87,13 @@ function Scales({ payload }: { payload: ScalesPayload }) {
           />
         </section>
       ))}
+      <Values
+        label="Scales"
+        first="scale"
+        x={scale}
+        columns={MEASURES.map(([key, name]) => ({ name, values: payload[key] }))}
+        at={at}
+      />
       <p class="sae-note">
         Composite: 0.4 × self-similarity − 0.6 × cross-entropy, each stretched to 0 … 1.
       </p>
@@ -91,7 +107,8 @@ function Scales({ payload }: { payload: ScalesPayload }) {
           <bdi>{visible(answers[at] ?? "") || "–"}</bdi>
         </p>
         {live && (
-          <button type="button" disabled={own} onClick={() => use(at)}>
+          // Not disabled, or who has pressed it would lose the focus.
+          <button type="button" aria-disabled={own} onClick={() => own || use(at)}>
             {`Use scale ${plain(Number(scale[at].toPrecision(3)))}`}
           </button>
         )}

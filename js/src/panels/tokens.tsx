@@ -5,7 +5,7 @@ import { numbers } from "../state/columns.ts";
 import { useExplorer } from "../state/context.ts";
 import type { TokensPayload } from "../state/protocol.ts";
 import { visible } from "../text.ts";
-import { Entry, labelOf, Option } from "../ui/controls.tsx";
+import { Entry, Explain, labelOf, Option, useUnique } from "../ui/controls.tsx";
 import { count, decimals, numberIn, plain } from "../ui/format.ts";
 import { Formula } from "../ui/formula.tsx";
 import { same, useOption } from "../ui/option.ts";
@@ -50,6 +50,7 @@ function Tokens({ payload }: { payload: TokensPayload }) {
   const exponent = useOption("exponent");
   const sorting = useSignal<Sorting>({ key: "rank", falling: false });
   const find = useSignal("");
+  const help = useUnique();
 
   const live = synced.contact.value === "live";
   const [least, most] = payload.exponents;
@@ -89,11 +90,15 @@ function Tokens({ payload }: { payload: TokensPayload }) {
         <span class="sae-label" title={control?.help}>
           Exponent <i>m</i>
         </span>
+        <p class="sae-unseen" id={help}>
+          {control?.help}
+        </p>
         <Slider
           scale={scale ?? null}
           value={asked}
           label="Exponent"
           text={plain(asked)}
+          describedby={help}
           disabled={false}
           onChange={exponent.change}
         />
@@ -102,6 +107,7 @@ function Tokens({ payload }: { payload: TokensPayload }) {
           inputMode="decimal"
           label="Exponent"
           text={plain(asked)}
+          help={help}
           disabled={!scale}
           onCommit={(text) => {
             const value = numberIn(text);
@@ -219,6 +225,7 @@ function columnsOf(payload: TokensPayload, order: number[], ratio: Float64Array)
 function Filters() {
   const { synced } = useExplorer();
   const open = useSignal(false);
+  const explained = useSignal(false);
   const controls = synced.controls.value.filter(
     ({ group, name }) => group === "tokens" && name !== "exponent",
   );
@@ -241,10 +248,11 @@ function Filters() {
         </span>
       </summary>
       {open.value && (
-        <div class="sae-filter-list">
+        <div class="sae-filter-list" data-explained={explained.value || undefined}>
           {controls.map((control) => (
             <Option key={control.name} control={control} />
           ))}
+          <Explain shown={explained} />
         </div>
       )}
     </details>

@@ -8,7 +8,7 @@ import { Diagram, type DiagramTools } from "../ui/diagram.tsx";
 import { count, plain } from "../ui/format.ts";
 import { HoverCard, NodeFacts } from "../ui/hover_card.tsx";
 import { Icon } from "../ui/icon.tsx";
-import { LookTools } from "../ui/look_tools.tsx";
+import { LookNotes, LookTools } from "../ui/look_tools.tsx";
 import { Outline } from "../ui/outline.tsx";
 import { type Reading, readingOf } from "../ui/reading.ts";
 import { Tool, TreeTools } from "../ui/tree_tools.tsx";
@@ -24,7 +24,11 @@ export function TreePanel() {
   if (state === "loading") return <Loading />;
   return (
     <p class="sae-nothing">
-      {state === "growing" ? "The first tokens are on their way." : "There is no tree yet."}
+      {state === "growing"
+        ? "The first tokens are on their way."
+        : state === "error"
+          ? "There is no tree: what went wrong, and what to do, stands above."
+          : "There is no tree yet."}
     </p>
   );
 }
@@ -66,7 +70,13 @@ function Tree({ tree }: { tree: TreeData }) {
   );
   const alone = tree.count === 1 && synced.status.value.state !== "growing";
   return (
-    <TreeFrame tree={tree} reading={reading} tools={<LookTools tree={tree} reading={reading} />}>
+    <TreeFrame
+      label={`Definition tree of ${visible(tree.label)}`}
+      tree={tree}
+      reading={reading}
+      tools={<LookTools tree={tree} reading={reading} />}
+      notes={<LookNotes tree={tree} />}
+    >
       {alone && (
         <p class="sae-nothing sae-alone">
           {tree.status === "partial"
@@ -80,20 +90,24 @@ function Tree({ tree }: { tree: TreeData }) {
 
 /** A tree to be read: tools, the drawing that is chosen, and the selected node. */
 export function TreeFrame(props: {
+  /** What it is the tree of. */
+  label: string;
   tree: TreeData;
   reading: Reading;
   tools?: ComponentChildren;
+  /** What the tools do, for those who ask. */
+  notes?: ComponentChildren;
   /** What stands over the drawing. */
   children?: ComponentChildren;
 }) {
-  const { tree, reading, tools, children } = props;
+  const { label, tree, reading, tools, notes, children } = props;
   const view = useTreeView(tree, reading);
   const diagram = useRef<DiagramTools>(null);
   const drawn = useExplorer().local.drawing.value === "diagram";
   const pointed = view.pointed.value;
   return (
     <div class="sae-panel sae-tree">
-      <TreeTools view={view} more={tools}>
+      <TreeTools view={view} more={tools} notes={notes}>
         {drawn && (
           <span class="sae-tool">
             <Tool
@@ -109,7 +123,11 @@ export function TreeFrame(props: {
         )}
       </TreeTools>
       <div class="sae-drawing">
-        {drawn ? <Diagram view={view} tools={diagram} /> : <Outline view={view} />}
+        {drawn ? (
+          <Diagram view={view} label={label} tools={diagram} />
+        ) : (
+          <Outline view={view} label={label} />
+        )}
         {pointed && pointed.row < tree.count && <HoverCard view={view} at={pointed} />}
         {children}
       </div>

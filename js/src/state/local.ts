@@ -12,6 +12,8 @@ export interface Local {
   drawing: Signal<"outline" | "diagram">;
   /** Row of the tree that is selected; -1: none. Rows keep their numbers while a tree grows. */
   selected: Signal<number>;
+  /** Row that something outside the drawings wants to be shown and selected; -1: none. */
+  sought: Signal<number>;
   /** Nodes at least this probable (P) are open; null chooses so that a screen is filled. */
   openAbove: Signal<number | null>;
   /** Nodes opened (true) or folded (false) by hand, by row. */
@@ -35,6 +37,7 @@ export function local(): Local {
     panel: { main: signal("tree"), side: signal("tokens") },
     drawing: signal<"outline" | "diagram">("outline"),
     selected: signal(-1),
+    sought: signal(-1),
     openAbove: signal<number | null>(null),
     toggled: signal<ReadonlyMap<number, boolean>>(new Map()),
     trim: signal(0),

@@ -1,9 +1,10 @@
 // What Python and the browser say to each other: the twin of widget/protocol.py.
 //
 // The kernel alone writes the synced traits. The browser sends messages, each with a number of its
-// own (`rid`) that comes back in the reply. Rows of a growing result come in `append` messages: they
-// say at which row they begin, taking the place of what was there, and how many rows are settled by
-// now. Whoever lacks settled rows before the first asks for them with `since`.
+// own (`rid`) that comes back in the reply; what is asked again under the same number is answered
+// again, and not done twice. Rows of a growing result come in `append` messages: they say at which
+// row they begin, taking the place of what was there, and how many rows are settled by now. Whoever
+// lacks settled rows before the first asks for them with `since`.
 
 /** A column of numbers as it travels: numpy's name of the dtype, and its bytes. */
 export interface Column {
@@ -126,6 +127,8 @@ export interface Payload {
   label: string;
   request: Values;
   provenance: Provenance;
+  /** Of what the kernel told of results, this is the so-manieth; a saved copy has no such numbers. */
+  number?: number;
 }
 
 /** Rows of a tree from `first` on. Rows are most probable first, a parent before its children. */
@@ -287,8 +290,11 @@ export interface LoopPayload extends RequestedPayload {
 
 /** Messages to the kernel. */
 export type Ask =
-  /** `run` is that of the tree which is known: of a growing one with another run all rows are sent. */
-  | { type: "hello"; run: number | null }
+  /**
+   * `run` is that of the tree which is known: of a growing one with another run all rows are sent.
+   * `known` are the numbers of the results that are known: others are sent again.
+   */
+  | { type: "hello"; run: number | null; known: Record<string, number | null> }
   | { type: "set"; values: Values }
   | { type: "select"; release: string; sae_id: string }
   | { type: "reset" }

@@ -2,6 +2,7 @@
 // they ask the kernel to change something, and it answers.
 import { batch, computed, type ReadonlySignal, type Signal, signal } from "@preact/signals";
 import { restore } from "./buffers.ts";
+import { type Contact, type Line, LOST, openLine, type Silence } from "./line.ts";
 import type {
   Ask,
   Control,
@@ -20,7 +21,14 @@ export interface Model {
   get(name: string): unknown;
   on(event: string, listener: (...args: never[]) => void): void;
   off(event: string, listener: (...args: never[]) => void): void;
-  send(content: unknown): void;
+  /** Where the host has a kernel of Jupyter's, it calls back with what becomes of the message. */
+  send(content: unknown, callbacks?: Callbacks): void;
+}
+
+/** To be called by a host that only says that it has sent the message. */
+export interface Callbacks {
+  (): void;
+  iopub: { status(message: { content: { execution_state: string } }): void };
 }
 
 export interface File {
@@ -29,12 +37,10 @@ export interface File {
   data: Uint8Array;
 }
 
-/** Whether there is a kernel to ask: a saved copy has none, a lost one no longer answers. */
-export type Contact = "live" | "lost" | "saved";
-
 export interface Synced {
   subject: ReadonlySignal<SubjectInfo | null>;
   controls: ReadonlySignal<Control[]>;
+  /** The options as the kernel has them, with what it was asked for and has not answered yet. */
   values: ReadonlySignal<Values>;
   status: ReadonlySignal<Status>;
   tree: ReadonlySignal<TreeData | null>;
@@ -46,6 +52,8 @@ export interface Synced {
   /** Whether what an analysis shows is of a run before the one that was asked for last. */
   isOld(name: string): boolean;
   contact: ReadonlySignal<Contact>;
+  /** For how long the kernel has answered nothing; null while it does. */
+  silence: ReadonlySignal<Silence | null>;
   /** What the last change was refused for; null when it was taken. */
   refusal: Signal<string | null>;
   /** Ask the kernel; rejects with its words when it refuses. */
@@ -54,6 +62,8 @@ export interface Synced {
   set(values: Values): void;
   /** Names of the files that can be exported, such as "tree.json". */
   files: ReadonlySignal<string[]>;
+  /** Take note that the host has no kernel for it. */
+  cut(): void;
   /** End everything: listeners, timers, questions. */
   close(): void;
 }
@@ -76,40 +86,55 @@ const NO_JOB: Job = { state: "idle", text: "", progress: null, error: null };
 /** When hello is said again, in milliseconds. */
 const LATER = 1000;
 
-/** How long a kernel may take to answer before it counts as lost, in milliseconds. */
-const PATIENCE = 10_000;
+/** How long a kernel at work may say nothing before it is asked how it stands, in milliseconds. */
+const QUIET = 10_000;
 
-interface Question {
-  resolve(file: File | null): void;
-  reject(error: Error): void;
-  timer: ReturnType<typeof setTimeout>;
-}
+/** Of a saved copy, which has nobody to ask. */
+const CUT: Pick<Line<File>, "contact" | "silence" | "pending"> = {
+  contact: signal<Contact>("saved"),
+  silence: signal(null),
+  pending: signal({}),
+};
 
 export function connect(model: Model): Synced {
-  const view = Math.random().toString(36).slice(2);
-  const questions = new Map<string, Question>();
   const stops: (() => void)[] = [];
-  let asked = 0;
+  function on(event: string, listener: (...args: never[]) => void): void {
+    model.on(event, listener);
+    stops.push(() => model.off(event, listener));
+  }
+  const line = model.get("_saved") ? null : openLine(send, hello, lacks, read);
+  const { contact, silence, pending } = line ?? CUT;
+
+  function send(message: unknown, idle: () => void): void {
+    const status = (told: { content: { execution_state: string } }) => {
+      if (told.content.execution_state === "idle") idle();
+    };
+    model.send(
+      message,
+      Object.assign(() => {}, { iopub: { status } }),
+    );
+  }
 
   /** A signal that follows a trait. */
   function trait<T>(name: string, otherwise: T): Signal<T> {
     const read = () => (model.get(name) as T | undefined | null) ?? otherwise;
     const own = signal<T>(read());
-    const follow = () => {
+    on(`change:${name}`, () => {
+      line?.heard();
       own.value = read();
-    };
-    model.on(`change:${name}`, follow);
-    stops.push(() => model.off(`change:${name}`, follow));
+    });
     return own;
   }
 
   const subject = trait<SubjectInfo | null>("_subject", null);
   const controls = trait<Control[]>("_controls", []);
-  const values = trait<Values>("_values", {});
+  const held = trait<Values>("_values", {});
+  const values = computed(() => ({ ...held.value, ...pending.value }));
   const status = trait<Status>("_status", NO_STATUS);
-  const files = trait<string[]>("_files", []);
+  const written = trait<string[]>("_files", []);
+  // The kernel writes them: without it there are none.
+  const files = computed(() => (contact.value === "lost" ? [] : written.value));
   const jobs = trait<Record<string, Job>>("_jobs", {});
-  const contact = signal<Contact>(model.get("_saved") ? "saved" : "live");
   const job = (name: string) => jobs.value[name] ?? NO_JOB;
   const results = new Map<string, ReadonlySignal<Payload | null>>();
   /** What running analyses have so far, by name. */
@@ -121,8 +146,7 @@ export function connect(model: Model): Synced {
     );
     partials.value = Object.fromEntries(running);
   };
-  model.on("change:_jobs", settle);
-  stops.push(() => model.off("change:_jobs", settle));
+  on("change:_jobs", settle);
   const refusal = signal<string | null>(null);
 
   const saved = model.get("_tree") as TreePayload | null | undefined;
@@ -133,22 +157,30 @@ export function connect(model: Model): Synced {
     if (!whole?.parent) tree.value = null;
     else tree.value = TreeData.from(whole);
   };
-  model.on("change:_tree", wholeTree);
-  stops.push(() => model.off("change:_tree", wholeTree));
+  on("change:_tree", wholeTree);
 
+  /** The gap in the rows that was asked about last. */
+  let missing = "";
   function append(rows: TreePayload): void {
     const known = tree.value?.run === rows.run ? tree.value : null;
     const settled = known?.settled ?? 0;
     if (rows.first > settled) {
       // Some rows were lost on the way.
-      void ask({ type: "since", panel: "tree", run: rows.run, first: settled }).catch(() => {});
+      const gap = `${rows.run} ${settled}`;
+      if (gap === missing) return;
+      missing = gap;
+      void ask({ type: "since", panel: "tree", run: rows.run, first: settled })
+        .catch(() => {})
+        .finally(() => {
+          missing = "";
+        });
     } else {
       tree.value = known ? known.append(rows) : TreeData.from(rows);
     }
   }
 
   function hear(content: Tell & { buffers?: (string | number)[][] }, sent?: DataView[]): void {
-    contact.value = "live";
+    line?.heard();
     restore(content, content.buffers ?? [], sent ?? []);
     if (content.type === "status") {
       status.value = content.status;
@@ -160,31 +192,19 @@ export function connect(model: Model): Synced {
     } else if (content.type === "partial") {
       partials.value = { ...partials.value, [content.panel]: content.payload };
     } else if (content.type === "reply") {
-      const question = questions.get(content.rid);
-      if (!question) return; // another view's
-      questions.delete(content.rid);
-      clearTimeout(question.timer);
-      if (!content.ok) question.reject(new Error(content.error));
-      else question.resolve(content.file ? fileOf(content.file) : null);
+      line?.answered(content);
+      if (contact.peek() === "live" && refusal.peek() === LOST) refusal.value = null;
     }
   }
-  const listener = hear as (...args: never[]) => void;
-  model.on("msg:custom", listener);
-  stops.push(() => model.off("msg:custom", listener));
+  on("msg:custom", hear as (...args: never[]) => void);
+  // Of ipywidgets: its connection is cut, as when the kernel is restarted from a menu.
+  on("comm_live_update", () => line?.broken());
 
-  function ask(message: Ask): Promise<File | null> {
-    if (contact.value === "saved") return askCopy(model, message);
-    asked += 1;
-    const rid = `${view}-${asked}`;
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        // The question stands: a busy kernel answers late, and is then heard.
-        if (contact.value === "live") contact.value = "lost";
-      }, PATIENCE);
-      questions.set(rid, { resolve, reject, timer });
-      model.send({ ...message, rid });
-    });
+  function read({ file }: Extract<Tell, { type: "reply"; ok: true }>): File | null {
+    return file ? fileOf(file) : null;
   }
+
+  const ask = (message: Ask) => (line ? line.ask(message) : askCopy(model, message));
 
   /** The trait of a result; while it runs, what came since it began. */
   function resultOf(name: string): ReadonlySignal<Payload | null> {
@@ -206,17 +226,34 @@ export function connect(model: Model): Synced {
     ask({ type: "set", values: changed }).catch((error: Error) => {
       refusal.value = error.message;
       // The controls go back to what holds.
-      values.value = { ...values.value };
+      held.value = { ...held.value };
     });
+  }
+
+  function hello(): void {
+    const number = (name: string) => (model.get(`_${name}`) as Payload | null)?.number ?? null;
+    const known = Object.fromEntries(
+      ["tree", ...results.keys()].map((name) => [name, number(name)]),
+    );
+    ask({ type: "hello", run: tree.peek()?.run ?? null, known }).catch(() => {});
+  }
+
+  /** The status whose tree was found wanting last. */
+  let wanting: Status | null = null;
+
+  function lacks(quiet: number): boolean {
+    const { state, nodes } = status.peek();
+    const works = Object.values(jobs.peek()).some((one) => one.state === "running");
+    if (works || state === "loading" || state === "growing") return quiet > QUIET;
+    if (nodes === (tree.peek()?.count ?? 0) || wanting === status.peek()) return false;
+    wanting = status.peek();
+    return true;
   }
 
   // Once more a little later: JupyterLab gives a widget its way past running cells, a subshell of the
   // kernel, only after the first message, and the kernel takes that way from the next one on.
   let again: ReturnType<typeof setTimeout> | undefined;
-  const hello = () => {
-    ask({ type: "hello", run: tree.value?.run ?? null }).catch(() => {});
-  };
-  if (contact.value === "live") {
+  if (line) {
     hello();
     again = setTimeout(hello, LATER);
   }
@@ -234,16 +271,17 @@ export function connect(model: Model): Synced {
     },
     job,
     contact,
+    silence,
     isOld,
     refusal,
     files,
     ask,
     set,
+    cut: () => line?.broken(),
     close() {
       for (const stop of stops) stop();
       clearTimeout(again);
-      for (const question of questions.values()) clearTimeout(question.timer);
-      questions.clear();
+      line?.close();
     },
   };
 }

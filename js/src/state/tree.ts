@@ -120,6 +120,12 @@ function kindOf(text: string, id: number, closing: string, endIds: number[]): nu
   );
 }
 
+/** An answer, and the row at which it is complete or cut off. */
+export interface Definition {
+  row: number;
+  text: string;
+}
+
 /** A tree as far as it has grown. It never changes: a longer one is another object. */
 export class TreeData implements Payload {
   readonly run: number;
@@ -135,6 +141,8 @@ export class TreeData implements Payload {
   readonly covered: number;
   /** Length of the direction that it was grown from, where that is known. */
   readonly scale: number | null;
+  /** What closes the quotation that the prompt leaves open; empty: nothing does. */
+  private readonly closing: string;
 
   private constructor(
     private readonly columns: Rows,
@@ -149,6 +157,7 @@ export class TreeData implements Payload {
     this.status = head.status;
     this.prompt = head.prompt;
     this.covered = head.covered;
+    this.closing = head.closing;
     this.scale = typeof head.scale === "number" ? head.scale : null;
   }
 
@@ -316,6 +325,27 @@ export class TreeData implements Payload {
     return found;
   }
 
+  /**
+   * Answers as text, the most probable first, as Python's `definitions` words them: up to where the
+   * quotation is closed or the text ends, or to a tip, for which "…" stands.
+   */
+  definitions(limit: number, order: ArrayLike<number> | null = null): Definition[] {
+    const behind = new Uint8Array(this.count);
+    const rows: number[] = [];
+    for (let row = 1; row < this.count && (order || rows.length < limit); row += 1) {
+      const above = this.parent[row];
+      if (behind[above] || (above > 0 && this.isEnd(above))) behind[row] = 1;
+      else if (this.isEnd(row) || !this.firstChild[row]) rows.push(row);
+    }
+    if (order) rows.sort((one, other) => order[other] - order[one]);
+    return rows.slice(0, limit).map((row) => {
+      const text = this.textOf(row);
+      if (!this.isEnd(row)) return { row, text: `${text}…` };
+      const closed = this.kind(row) & CLOSES ? text.indexOf(this.closing) : -1;
+      return { row, text: closed < 0 ? text : text.slice(0, closed) };
+    });
+  }
+
   private kind(row: number): number {
     return this.columns.kinds[this.token[row]];
   }
@@ -333,6 +363,8 @@ export function folded(text: string): string {
 export interface Choice {
   /** Open where P is at least this; null: as many nodes as fill a screen. */
   openAbove: number | null;
+  /** How many nodes about fill a screen. */
+  screen?: number;
   /** What was opened (true) and folded (false) by hand. */
   toggled: ReadonlyMap<number, boolean>;
   /** Hide nodes less probable (P) than this. */
@@ -362,12 +394,12 @@ export interface Shown {
   order: ArrayLike<number> | null;
 }
 
-/** How many rows an outline opens by itself to show, by and by, some fifty. */
-function firstOpen(tree: TreeData): number {
+/** How many rows a drawing opens by itself to fill, by and by, a screen of so many nodes. */
+function firstOpen(tree: TreeData, screen: number): number {
   // Of the children that a node may have, about half pass the cutoff. Counted in rows, so that
   // nothing opens or folds while a tree grows.
   const widest = typeof tree.request.top_k === "number" ? tree.request.top_k : 5;
-  return Math.max(4, Math.round(100 / (1 + widest)));
+  return Math.max(4, Math.round((2 * screen) / (1 + widest)));
 }
 
 export function show(tree: TreeData, choice: Choice): Shown {
@@ -379,7 +411,11 @@ export function show(tree: TreeData, choice: Choice): Shown {
   const open = new Uint8Array(count);
 
   const left = Math.max(1, tree.above(choice.trim));
-  open.fill(1, 0, choice.openAbove === null ? firstOpen(tree) : tree.above(choice.openAbove));
+  open.fill(
+    1,
+    0,
+    choice.openAbove === null ? firstOpen(tree, choice.screen ?? 50) : tree.above(choice.openAbove),
+  );
   // The first tokens are what there is to see when all else is folded.
   open[0] = 1;
   for (const [row, wanted] of choice.toggled) if (row < count) open[row] = wanted ? 1 : 0;

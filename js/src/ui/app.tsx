@@ -4,6 +4,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { PANELS } from "../panels/index.ts";
 import { useExplorer } from "../state/context.ts";
 import { Controls, useUnique } from "./controls.tsx";
+import { Gist } from "./gist.tsx";
 import { addressOf, Header, useWalk } from "./header.tsx";
 import { Icon } from "./icon.tsx";
 import { useAsk } from "./option.ts";
@@ -24,7 +25,7 @@ export function App() {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
     const { state } = synced.status.value;
     if (event.key === "Escape") {
-      if (synced.contact.value === "saved") return;
+      if (synced.contact.value !== "live") return;
       if (state === "loading" || state === "growing") ask({ type: "cancel" });
       for (const { name } of PANELS) {
         if (synced.job(name).state === "running") ask({ type: "cancel", panel: name });
@@ -45,6 +46,7 @@ export function App() {
           embedded.value = !embedded.value;
         }}
       />
+      {synced.tree.value && <Gist tree={synced.tree.value} />}
       <div class="sae-body">
         <ControlColumn />
         <section class="sae-main" aria-label="Analyses">

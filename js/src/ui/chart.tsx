@@ -2,11 +2,14 @@
 // points, and whoever draws the chart says what is to be read there.
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
+import { useUnique } from "./controls.tsx";
 import { plain } from "./format.ts";
 
 export interface ChartProps {
   /** What is drawn, and for whom does not see it the name of the slider. */
   label: string;
+  /** What it measures, in a sentence. */
+  help?: string;
   /** Values of the axis that charts share; they rise. */
   x: number[];
   /** One value for each place of x, null where there is none. */
@@ -52,6 +55,7 @@ export function Chart(props: ChartProps) {
     return () => watch.disconnect();
   }, [wide]);
 
+  const help = useUnique();
   const width = wide.value;
   const across = axis(x, props.logX ?? false, [LEFT, width - RIGHT], (width - LEFT) / LABEL);
   const values = lines.flatMap((line) => line.values.filter((value) => value !== null));
@@ -84,81 +88,87 @@ export function Chart(props: ChartProps) {
 
   if (!x.length) return null;
   return (
-    <div
-      class="sae-chart"
-      ref={box}
-      role="slider"
-      tabIndex={0}
-      aria-label={label}
-      aria-valuemin={0}
-      aria-valuemax={last}
-      aria-valuenow={at ?? 0}
-      aria-valuetext={at === null ? undefined : text(at)}
-      data-chosen={onChoose ? true : undefined}
-      onKeyDown={press}
-      onPointerMove={(event) => {
-        const index = nearest(event);
-        if (index !== at) onPoint(index);
-      }}
-      onClick={(event) => {
-        const index = nearest(event);
-        onPoint(index);
-        onChoose?.(index);
-      }}
-    >
-      <svg width={width} height={HEIGHT} aria-hidden="true">
-        {up.ticks.map((tick) => (
-          <g key={tick}>
-            <path class="sae-grid" d={`M${LEFT} ${up.place(tick)}H${width - RIGHT}`} />
-            <text class="sae-tick" x={LEFT - 6} y={up.place(tick)} dy="0.35em" text-anchor="end">
-              {short(tick)}
-            </text>
-          </g>
-        ))}
-        {across.ticks.map((tick) => (
-          <text
-            key={tick}
-            class="sae-tick"
-            x={across.place(tick)}
-            y={HEIGHT - 5}
-            text-anchor="middle"
-          >
-            {short(tick)}
-          </text>
-        ))}
-        {marks.map(({ x: place, label: word }) => {
-          const left = across.place(place);
-          return (
-            <g key={word}>
-              <path class="sae-mark" d={`M${left} ${TOP - 4}V${HEIGHT - BOTTOM}`} />
-              <text class="sae-tick" x={left} y={TOP - 6} text-anchor={anchor(left)}>
-                {word}
+    <>
+      <div
+        class="sae-chart"
+        ref={box}
+        role="slider"
+        tabIndex={0}
+        aria-label={label}
+        aria-describedby={help}
+        aria-valuemin={0}
+        aria-valuemax={last}
+        aria-valuenow={at ?? 0}
+        aria-valuetext={at === null ? undefined : text(at)}
+        data-chosen={onChoose ? true : undefined}
+        onKeyDown={press}
+        onPointerMove={(event) => {
+          const index = nearest(event);
+          if (index !== at) onPoint(index);
+        }}
+        onClick={(event) => {
+          const index = nearest(event);
+          onPoint(index);
+          onChoose?.(index);
+        }}
+      >
+        <svg width={width} height={HEIGHT} aria-hidden="true">
+          {up.ticks.map((tick) => (
+            <g key={tick}>
+              <path class="sae-grid" d={`M${LEFT} ${up.place(tick)}H${width - RIGHT}`} />
+              <text class="sae-tick" x={LEFT - 6} y={up.place(tick)} dy="0.35em" text-anchor="end">
+                {short(tick)}
               </text>
             </g>
-          );
-        })}
-        {lines.map((line, order) => (
-          <path key={line.name} class="sae-curve" data-order={order % 4} d={curve(line.values)} />
-        ))}
-        {at !== null && x[at] !== undefined && (
-          <>
-            <path class="sae-rule" d={`M${across.place(x[at])} ${TOP - 4}V${HEIGHT - BOTTOM}`} />
-            {lines.map(({ name, values: own }, order) =>
-              own[at] === null || own[at] === undefined ? null : (
-                <circle
-                  key={name}
-                  class="sae-point"
-                  data-order={order % 4}
-                  cx={across.place(x[at])}
-                  cy={up.place(own[at])}
-                  r="3.5"
-                />
-              ),
-            )}
-          </>
-        )}
-      </svg>
-    </div>
+          ))}
+          {across.ticks.map((tick) => (
+            <text
+              key={tick}
+              class="sae-tick"
+              x={across.place(tick)}
+              y={HEIGHT - 5}
+              text-anchor="middle"
+            >
+              {short(tick)}
+            </text>
+          ))}
+          {marks.map(({ x: place, label: word }) => {
+            const left = across.place(place);
+            return (
+              <g key={word}>
+                <path class="sae-mark" d={`M${left} ${TOP - 4}V${HEIGHT - BOTTOM}`} />
+                <text class="sae-tick" x={left} y={TOP - 6} text-anchor={anchor(left)}>
+                  {word}
+                </text>
+              </g>
+            );
+          })}
+          {lines.map((line, order) => (
+            <path key={line.name} class="sae-curve" data-order={order % 4} d={curve(line.values)} />
+          ))}
+          {at !== null && x[at] !== undefined && (
+            <>
+              <path class="sae-rule" d={`M${across.place(x[at])} ${TOP - 4}V${HEIGHT - BOTTOM}`} />
+              {lines.map(({ name, values: own }, order) =>
+                own[at] === null || own[at] === undefined ? null : (
+                  <circle
+                    key={name}
+                    class="sae-point"
+                    data-order={order % 4}
+                    cx={across.place(x[at])}
+                    cy={up.place(own[at])}
+                    r="3.5"
+                  />
+                ),
+              )}
+            </>
+          )}
+        </svg>
+      </div>
+      <p class="sae-help" id={help}>
+        {props.help}
+      </p>
+    </>
   );
 
   /** How the word of a mark stands to it: away from the edges, and from the word of another. */
@@ -190,19 +200,71 @@ export function Legend({ lines, at }: Pick<ChartProps, "lines" | "at">) {
   return (
     <span class="sae-legend">
       {lines.map(({ name, values }, order) => {
-        const value = at === null ? null : values[at];
         return (
           <span key={name}>
             <svg width="18" height="8" aria-hidden="true">
               <path class="sae-curve" data-order={order % 4} d="M1 4H17" />
             </svg>
             <bdi>{name}</bdi>
-            <b>{value === null || value === undefined ? "–" : short(value)}</b>
+            <b>{figure(at === null ? null : values[at])}</b>
           </span>
         );
       })}
     </span>
   );
+}
+
+/** All that charts of the same x show, as a table; the row of the rule is marked. */
+export function Values(props: {
+  label: string;
+  /** What x is. */
+  first: string;
+  x: number[];
+  columns: { name: string; help?: string; values: (number | null)[] }[];
+  at: number;
+}) {
+  const { label, first, x, columns, at } = props;
+  return (
+    <details class="sae-filters">
+      <summary>All values</summary>
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reached by keyboard */}
+      <section class="sae-values" tabIndex={0} aria-label={`All values, ${label}`}>
+        <table aria-label={label}>
+          <thead>
+            <tr>
+              <th scope="col" data-numeric>
+                {first}
+              </th>
+              {columns.map(({ name, help }) => (
+                <th key={name} scope="col" data-numeric title={help}>
+                  <bdi>{name}</bdi>
+                </th>
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {x.map((value, index) => (
+              <tr key={value} data-current={index === at || undefined}>
+                <th scope="row" data-numeric>
+                  {short(value)}
+                </th>
+                {columns.map(({ name, values }) => (
+                  <td key={name} data-numeric>
+                    {figure(values[index])}
+                  </td>
+                ))}
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </section>
+    </details>
+  );
+}
+
+/** A number of a chart, where there is one. */
+export function figure(value: number | null | undefined): string {
+  return value === null || value === undefined ? "–" : short(value);
 }
 
 interface Axis {

@@ -1,21 +1,17 @@
 // A list of values that is edited one by one: each can be removed, and a field takes more.
 import { useRef } from "preact/hooks";
-import type { Control } from "../state/protocol.ts";
 import { visible, visibleToken } from "../text.ts";
-import { Entry, labelOf } from "./controls.tsx";
+import { Entry, type FieldProps, Label, labelOf } from "./controls.tsx";
 import { numberIn, plain } from "./format.ts";
 import { Icon } from "./icon.tsx";
-import { same, useOption } from "./option.ts";
 
 type Item = number | string;
 
-export function Chips({ control, disabled }: { control: Control; disabled: boolean }) {
-  const choice = useOption(control.name);
+export function Chips({ control, choice, disabled, help }: FieldProps) {
   const box = useRef<HTMLFieldSetElement>(null);
   const items = (choice.value ?? []) as Item[];
   const label = labelOf(control.name);
   const put = (next: Item[]) => choice.change(next as number[] | string[]);
-  const changed = !same(choice.value, control.default);
 
   /** Remove one; the focus goes to the one that takes its place, or to the field. */
   function remove(index: number) {
@@ -46,19 +42,8 @@ export function Chips({ control, disabled }: { control: Control; disabled: boole
   }
 
   return (
-    <fieldset class="sae-chips" ref={box} aria-label={label}>
-      <span class="sae-label" title={control.help}>
-        {label}
-      </span>
-      <button
-        type="button"
-        class="sae-dot"
-        data-shown={changed || undefined}
-        disabled={disabled || !changed}
-        aria-label={`${label}: back to the default`}
-        title="Back to the default"
-        onClick={() => choice.change(control.default)}
-      />
+    <fieldset class="sae-chips" ref={box} aria-label={label} aria-describedby={help}>
+      <Label control={control} choice={choice} disabled={disabled} />
       {items.length === 0 && (
         <span class="sae-muted">{control.kind === "floats" ? "automatic" : "none"}</span>
       )}
@@ -91,6 +76,7 @@ export function Chips({ control, disabled }: { control: Control; disabled: boole
         label={`Add to ${label.toLowerCase()}`}
         text=""
         placeholder="add"
+        help={help}
         disabled={disabled}
         onCommit={add}
       />

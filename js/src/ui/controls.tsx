@@ -1,14 +1,15 @@
 // Controls for the options of requests. What they offer, say and allow is the schema's; here is
 // only how an option of each kind is shown.
-import { useSignal } from "@preact/signals";
+import { type Signal, useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useRef, useState } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
+import { LOST } from "../state/line.ts";
 import type { Control, Value } from "../state/protocol.ts";
 import { visibleToken } from "../text.ts";
 import { Chips } from "./chips.tsx";
 import { DIRECTION, DirectionField, SecondDirection, SourceDirection } from "./direction.tsx";
-import { count, numberIn, plain } from "./format.ts";
+import { count, numberIn, plain, UNITS } from "./format.ts";
 import { Icon } from "./icon.tsx";
 import { Interventions } from "./interventions.tsx";
 import { type Choice, same, useAsk, useOption, useRefuse } from "./option.ts";
@@ -42,18 +43,36 @@ export function useUnique(): string {
   return useState(() => `sae-${Math.random().toString(36).slice(2)}`)[0];
 }
 
-/** Labels that are more than the name. */
+/** Labels that say more than the name does; what explains them then gives the name as well. */
 const LABELS: Record<string, string> = {
   at: "Where",
+  dose_tokens: "Text length",
+  doses: "Strengths",
+  limit: "List length",
+  loop_seed: "Seed",
+  max_depth: "Depth limit",
+  max_nodes: "Node limit",
+  min_length: "Least length",
   pca: "PCA",
   second: "Second direction",
   skip_bos: "Skip BOS",
+  top_k: "Tokens per node",
+  watched: "Features read",
 };
 
-/** Name of an option as a label: that of the trait, in words. */
+/** Name of an option as a label: that of the trait in words, or one that says more. */
 export function labelOf(name: string): string {
-  const words = LABELS[name] ?? name.replaceAll("_", " ");
-  return words[0].toUpperCase() + words.slice(1);
+  return LABELS[name] ?? inWordsOf(name);
+}
+
+function inWordsOf(name: string): string {
+  return name[0].toUpperCase() + name.slice(1).replaceAll("_", " ");
+}
+
+/** What an option does, its unit, and what it is called in Python where its label says otherwise. */
+export function helpOf({ name, help, unit }: Control): string {
+  const known = labelOf(name) === inWordsOf(name) ? "" : ` In Python: ${name}.`;
+  return `${help}${unit && ` In ${unit}.`}${known}`;
 }
 
 /** The controls of the main column: all groups that make the ghost and its tree. */
@@ -76,18 +95,25 @@ export function Controls() {
         <button type="button" disabled={!live} onClick={() => ask({ type: "reset" })}>
           Reset to defaults
         </button>
-        <button
-          type="button"
-          aria-pressed={explained.value}
-          title="Explain every control"
-          onClick={() => {
-            explained.value = !explained.value;
-          }}
-        >
-          <Icon name="info" /> Explain
-        </button>
+        <Explain shown={explained} />
       </div>
     </div>
+  );
+}
+
+/** Shows what controls do, to be read by all: what stands around them has `data-explained`. */
+export function Explain({ shown }: { shown: Signal<boolean> }) {
+  return (
+    <button
+      type="button"
+      aria-pressed={shown.value}
+      title="Explain every control"
+      onClick={() => {
+        shown.value = !shown.value;
+      }}
+    >
+      <Icon name="info" /> Explain
+    </button>
   );
 }
 
@@ -97,9 +123,7 @@ function Reason() {
   if (contact === "live") return null;
   return (
     <p class="sae-reason">
-      {contact === "saved"
-        ? "This is a saved copy. To change something, run the notebook."
-        : "The kernel does not answer. It may be busy or have ended; controls work again once it does."}
+      {contact === "saved" ? "This is a saved copy. To change something, run the notebook." : LOST}
     </p>
   );
 }
@@ -133,8 +157,7 @@ export function Option({ control }: { control: Control }) {
     <div class="sae-option" data-option={control.name}>
       <Field {...{ control, choice, effective, disabled, help }} />
       <p class="sae-help" id={help}>
-        {control.help}
-        {control.unit && ` In ${control.unit}.`}
+        {helpOf(control)}
       </p>
     </div>
   );
@@ -156,12 +179,22 @@ export function Head({
   disabled,
   children,
 }: FieldProps & { children?: ComponentChildren }) {
+  return (
+    <div class="sae-option-head">
+      <Label control={control} choice={choice} disabled={disabled} />
+      {children}
+    </div>
+  );
+}
+
+/** The name of an option, and beside it the way back to its default. */
+export function Label({ control, choice, disabled }: Omit<FieldProps, "effective" | "help">) {
   const changed = !same(choice.value, control.default);
   const label = labelOf(control.name);
   const usual = control.default === null ? "default" : `default, ${inWords(control.default)}`;
   return (
-    <div class="sae-option-head">
-      <span class="sae-label" title={control.help}>
+    <>
+      <span class="sae-label" title={helpOf(control)}>
         {label}
       </span>
       <button
@@ -171,10 +204,16 @@ export function Head({
         disabled={disabled || !changed}
         aria-label={`${label}: back to the ${usual}`}
         title={`Back to the ${usual}`}
-        onClick={() => choice.change(control.default)}
+        onClick={({ currentTarget }) => {
+          choice.change(control.default);
+          // It vanishes: the focus goes to what it has changed.
+          const field = currentTarget
+            .closest(".sae-option")
+            ?.querySelector<HTMLElement>("input:not(:disabled), select, textarea");
+          field?.focus();
+        }}
       />
-      {children}
-    </div>
+    </>
   );
 }
 
@@ -447,7 +486,7 @@ function Words(props: FieldProps) {
   return (
     <Pick
       {...props}
-      words={props.control.choices.map((word) => [word, word.replaceAll("_", " ")])}
+      words={props.control.choices.map((word) => [word, UNITS[word] ?? word.replaceAll("_", " ")])}
       of={(word) => word}
     />
   );
@@ -526,24 +565,26 @@ function Weights(props: FieldProps) {
   return (
     <>
       <Head {...props}>
-        <Entry
-          class="sae-number"
-          label="Coefficients of encoder and decoder"
-          text={`${plain(encoder)}, ${plain(decoder)}`}
-          help={help}
-          disabled={disabled}
-          onCommit={(text) => {
-            const numbers = text
-              .split(/[\s,;]+/)
-              .filter(Boolean)
-              .map(numberIn);
-            if (numbers.length !== 2 || !numbers.every(Number.isFinite)) {
-              return "Two numbers are needed: of the encoder and of the decoder.";
-            }
-            choice.change(numbers);
-            return null;
-          }}
-        />
+        {mixed && (
+          <Entry
+            class="sae-number"
+            label="Coefficients of encoder and decoder"
+            text={`${plain(encoder)}, ${plain(decoder)}`}
+            help={help}
+            disabled={disabled}
+            onCommit={(text) => {
+              const numbers = text
+                .split(/[\s,;]+/)
+                .filter(Boolean)
+                .map(numberIn);
+              if (numbers.length !== 2 || !numbers.every(Number.isFinite)) {
+                return "Two numbers are needed: of the encoder and of the decoder.";
+              }
+              choice.change(numbers);
+              return null;
+            }}
+          />
+        )}
       </Head>
       <Segments
         label={labelOf(control.name)}
@@ -553,15 +594,17 @@ function Weights(props: FieldProps) {
         help={help}
         onChange={(next) => choice.change(next === "mix" ? [0.5, 0.5] : next)}
       />
-      <Slider
-        scale={SHARES}
-        value={share}
-        label="Share of the decoder"
-        text={`${plain(encoder)} encoder, ${plain(decoder)} decoder`}
-        describedby={help}
-        disabled={disabled}
-        onChange={(part) => choice.change(mix(part))}
-      />
+      {mixed && (
+        <Slider
+          scale={SHARES}
+          value={share}
+          label="Share of the decoder"
+          text={`${plain(encoder)} encoder, ${plain(decoder)} decoder`}
+          describedby={help}
+          disabled={disabled}
+          onChange={(part) => choice.change(mix(part))}
+        />
+      )}
     </>
   );
 }
@@ -593,7 +636,13 @@ function Components(props: FieldProps) {
             aria-label="Remove the last component"
             title="Remove the last component"
             disabled={disabled || !weights.length}
-            onClick={() => choice.change(weights.slice(0, -1))}
+            onClick={({ currentTarget }) => {
+              choice.change(weights.slice(0, -1));
+              // Without any left it takes no focus.
+              const add =
+                currentTarget.parentElement?.querySelector<HTMLElement>("button:last-child");
+              if (weights.length === 1) add?.focus();
+            }}
           >
             <Icon name="minus" />
           </button>
@@ -601,6 +650,7 @@ function Components(props: FieldProps) {
           <button
             type="button"
             aria-label="Add a component"
+            aria-describedby={help}
             title="Add a component"
             disabled={disabled}
             onClick={() => choice.change([...weights, 0])}
@@ -685,6 +735,7 @@ function Prompt(props: FieldProps) {
       <textarea
         ref={box}
         class="sae-prompt"
+        dir="auto"
         rows={3}
         spellcheck={false}
         aria-label={labelOf(control.name)}

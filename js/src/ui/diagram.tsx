@@ -1,9 +1,9 @@
 // The tree as a diagram on a canvas, from left to right: pan, zoom, fold, walk.
+import { useSignal } from "@preact/signals";
 import type { Ref } from "preact";
 import { useEffect, useImperativeHandle, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
 import { childrenOf } from "../state/tree.ts";
-import { visible } from "../text.ts";
 import { nodeInWords } from "./hover_card.tsx";
 import { type Layout, layoutOf, nodeAt, ROW } from "./layout.ts";
 import { type Colours, measure, meter, paint, type Sight } from "./paint.ts";
@@ -23,7 +23,8 @@ export interface DiagramTools {
   fit(): void;
 }
 
-export function Diagram({ view, tools }: { view: TreeView; tools: Ref<DiagramTools> }) {
+export function Diagram(props: { view: TreeView; label: string; tools: Ref<DiagramTools> }) {
+  const { view, label, tools } = props;
   const explorer = useExplorer();
   const { tree, shown, selected, found, reading } = view;
   const { tone } = reading;
@@ -34,6 +35,8 @@ export function Diagram({ view, tools }: { view: TreeView; tools: Ref<DiagramToo
   const sight = useRef<Sight>({ x: 0, y: 0, zoom: 1, across: 1, width: 0, height: 0 });
   /** Whether the view still follows the drawing: until the reader moves it. */
   const follows = useRef(true);
+  /** Whether some of it is out of view where it has been fitted last. */
+  const cut = useSignal(false);
 
   const layout = useMemo(() => {
     widthOf.current ??= meter(fontOf(explorer.root));
@@ -67,15 +70,18 @@ export function Diagram({ view, tools }: { view: TreeView; tools: Ref<DiagramToo
   }
 
   function acrossAt(zoom: number): number {
+    const { right, tightest } = scene.current.layout;
     const room = sight.current.width - 2 * EDGE;
-    return Math.max(zoom, Math.min(1, room / scene.current.layout.right[0]));
+    return Math.max(zoom * tightest, Math.min(Math.max(zoom, 1), room / right[0]));
   }
   function fitAll(least = 0) {
     const { width, height } = sight.current;
     const now = scene.current.layout;
     const high = now.bottom[0] - now.top[0] + ROW;
-    const zoom = Math.min((width - 2 * EDGE) / now.right[0], (height - 2 * EDGE) / high, 1);
+    const wide = now.right[0] * now.tightest;
+    const zoom = Math.min((width - 2 * EDGE) / wide, (height - 2 * EDGE) / high, 1);
     const own = Math.max(zoom, least, 1e-4);
+    cut.value = own > zoom;
     // Where not all of it has room, the root and what is above it: the most probable.
     const y =
       high * own > height
@@ -215,7 +221,7 @@ export function Diagram({ view, tools }: { view: TreeView; tools: Ref<DiagramToo
   /** Index of the node at a point of the canvas, or -1. */
   function hit(px: number, py: number): number {
     const { x, y, zoom: down, across } = sight.current;
-    return nodeAt(scene.current.layout, x + px / across, y + py / down);
+    return nodeAt(scene.current.layout, x + px / across, y + py / down, down / across);
   }
 
   useGestures(canvas, {
@@ -257,10 +263,13 @@ export function Diagram({ view, tools }: { view: TreeView; tools: Ref<DiagramToo
         tabIndex={0}
         role="application"
         aria-roledescription="tree diagram"
-        aria-label={`Diagram of ${visible(tree.label)}. Arrow keys walk along the tree, Enter folds, plus and minus zoom, 0 fits.`}
+        aria-label={`${label}, as a diagram. Arrow keys walk along the tree, Enter folds, plus and minus zoom, 0 fits.`}
         onKeyDown={press}
       />
-      <p class="sae-hint">{hint}</p>
+      <p class="sae-hint">
+        {cut.value && "Not all of it is in view: Fit, or 0, shows it. "}
+        {hint}
+      </p>
       <span class="sae-unseen" role="status">
         {selected >= 0 && inWords(view)}
       </span>

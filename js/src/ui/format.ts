@@ -1,6 +1,13 @@
 // Numbers as text, the same everywhere and whatever the reader's locale: a figure that is copied
 // from the widget can be found in the exported files.
 
+/** What a strength of 1 is, beside a number; strengths themselves are in Python's words. */
+export const UNITS: Record<string, string> = {
+  absolute: "activation units",
+  max_activation: "× largest activation",
+  residual_norm: "× residual norm",
+};
+
 const WHOLE = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
 /** A number of things: "8,192". */
@@ -13,7 +20,7 @@ export function percent(probability: number): string {
   const value = 100 * probability;
   if (value >= 10) return `${value.toFixed(1)} %`;
   if (value >= 0.1) return `${value.toFixed(2)} %`;
-  const short = value >= 0.001 ? String(Number(value.toPrecision(2))) : value.toExponential(0);
+  const short = value >= 0.001 ? value.toPrecision(2) : value.toExponential(0);
   return `${value ? short : 0} %`;
 }
 

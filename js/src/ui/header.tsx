@@ -1,8 +1,9 @@
 // Which feature, of what, and how far it is.
 import { useComputed } from "@preact/signals";
 import { useExplorer } from "../state/context.ts";
+import { type Contact, LOST, type Silence } from "../state/line.ts";
 import type { Ask, State, Status, SubjectInfo } from "../state/protocol.ts";
-import type { Contact } from "../state/synced.ts";
+import type { Synced } from "../state/synced.ts";
 import { visible } from "../text.ts";
 import { Entry } from "./controls.tsx";
 import { directionText, useWayBack } from "./direction.tsx";
@@ -228,19 +229,39 @@ export function addressOf(subject: SubjectInfo | null, feature: number | null): 
   return subject?.neuronpedia && feature !== null ? `${subject.neuronpedia}${feature}` : null;
 }
 
-const WORDS: Record<State | Exclude<Contact, "live">, [IconName, string]> = {
+const WORDS: Record<State | "waiting" | Exclude<Contact, "live">, [IconName, string]> = {
   loading: ["loading", "loading"],
   growing: ["growing", "growing"],
   done: ["done", "done"],
   partial: ["partial", "partial"],
   error: ["error", "error"],
   saved: ["saved", "saved copy"],
-  lost: ["lost", "no answer from the kernel"],
+  waiting: ["loading", "waiting"],
+  lost: ["lost", "no kernel"],
 };
+
+/** How things stand in a word: work that goes on is told by the kernel, though it answers nothing. */
+function kindOf(synced: Synced): keyof typeof WORDS {
+  const { state } = synced.status.value;
+  if (synced.contact.value !== "live") return synced.contact.value;
+  const silent = synced.silence.value;
+  return silent && !(silent.alive && isBusy(state)) ? "waiting" : state;
+}
+
+function isBusy(state: State): boolean {
+  return state === "loading" || state === "growing";
+}
+
+function silenceInWords({ seconds, alive }: Silence): string {
+  const why = alive
+    ? "it works, and answers when its cell ends"
+    : "it is busy with another cell, or gone";
+  return `The kernel has not answered for ${seconds} s: ${why}.`;
+}
 
 /** What a press of a button asks for, by the state it helps in. */
 function actionOf(status: Status): { text: string; ask: Ask; key?: string } | null {
-  if (status.state === "loading" || status.state === "growing") {
+  if (isBusy(status.state)) {
     return { text: "Cancel", ask: { type: "cancel" }, key: "Escape" };
   }
   if (status.state === "error") return { text: "Try again", ask: { type: "run" } };
@@ -254,16 +275,14 @@ function StatusBar() {
   const { synced } = useExplorer();
   const ask = useAsk();
   const status = synced.status.value;
-  const contact = synced.contact.value;
-  const kind = contact === "live" ? status.state : contact;
+  const live = synced.contact.value === "live";
+  const kind = kindOf(synced);
   const [icon, word] = WORDS[kind];
-  const action = contact === "saved" ? null : actionOf(status);
-  const busy = contact === "live" && (status.state === "loading" || status.state === "growing");
+  const action = live ? actionOf(status) : null;
   // Spoken when the state changes, not with every figure.
   const spoken = useComputed(() => {
-    const { contact, status } = synced;
-    if (contact.value !== "live") return WORDS[contact.value][1];
-    return status.value.state;
+    const kind = kindOf(synced);
+    return kind === "waiting" ? "waiting for the kernel" : WORDS[kind][1];
   });
   return (
     <div class="sae-status">
@@ -285,7 +304,7 @@ function StatusBar() {
       >
         {action?.text ?? "Cancel"}
       </button>
-      <Progress busy={busy} progress={status.progress} />
+      <Progress busy={live && isBusy(status.state)} progress={status.progress} />
       <span class="sae-unseen" role="status">
         {spoken.value}
       </span>
@@ -300,7 +319,7 @@ function Figures({ status }: { status: Status }) {
     <div class="sae-figures" data-known={known || undefined}>
       <div title={`Nodes of the tree. It is complete down to P = ${plain(threshold)}.`}>
         <b>{known ? count(nodes) : "–"}</b>
-        <span>nodes</span>
+        <span>{nodes === 1 ? "node" : "nodes"}</span>
       </div>
       <div title="Probability that an answer begins with a path to a tip of this tree; the rest of the answers leaves it.">
         <b>{known ? percent(covered) : "–"}</b>
@@ -319,12 +338,14 @@ function Notice() {
   const { synced } = useExplorer();
   const refusal = synced.refusal.value;
   const { error, state, text } = synced.status.value;
-  const wrong = refusal ?? error;
+  const silence = synced.silence.value;
+  const wrong = refusal ?? (synced.contact.value === "lost" ? LOST : error);
   // Where there is nothing below, it may take the room that it needs.
   const whole = wrong !== null && !synced.tree.value;
   const label = synced.tree.value?.label ?? "";
   // A tree that is more than a feature's, such as a steered one, says so where the controls are folded.
-  const said = text !== state ? text : label.includes(", ") ? label : "";
+  const about = text !== state ? text : label.includes(", ") ? label : "";
+  const said = silence ? silenceInWords(silence) : about;
   return (
     <div class="sae-notice" data-whole={whole || undefined}>
       {!wrong && said && <span title={visible(said)}>{visible(said)}</span>}

@@ -35,7 +35,7 @@ export function Token({ tree, row }: { tree: TreeData; row: number }) {
 /** A node in one line, for those who do not see it. */
 export function nodeInWords({ tree, reading }: TreeView, row: number): string {
   if (row === 0) return `prompt ${visible(tree.prompt)}`;
-  const figures = reading.figures.map(({ name, text }) => `${name} ${text(row)}`);
+  const figures = reading.figures.map(({ name, title, text }) => `${title ?? name} ${text(row)}`);
   return [inWords(tree, row), ...figures].join(", ");
 }
 

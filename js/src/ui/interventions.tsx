@@ -6,19 +6,13 @@ import { useExplorer } from "../state/context.ts";
 import type { Intervention, Value } from "../state/protocol.ts";
 import { visible } from "../text.ts";
 import { Entry, type FieldProps, Head, useUnique } from "./controls.tsx";
-import { numberIn, plain } from "./format.ts";
+import { numberIn, plain, UNITS } from "./format.ts";
 import { Icon } from "./icon.tsx";
 import { same } from "./option.ts";
 
 const KINDS = ["steer", "clamp", "ablate"] as const;
 type Kind = (typeof KINDS)[number];
 
-/** What a strength or a value is counted in, in words. */
-const UNITS: Record<string, string> = {
-  absolute: "activation units",
-  max_activation: "× largest activation",
-  residual_norm: "× residual norm",
-};
 /** A clamp sets an activation, which a norm does not tell. */
 const UNITS_OF: Record<Kind, string[]> = {
   steer: ["absolute", "max_activation", "residual_norm"],
@@ -91,6 +85,7 @@ export function Interventions(props: FieldProps) {
         <button
           type="button"
           class="sae-small-button"
+          aria-describedby={help}
           disabled={disabled || lacking}
           onClick={() => {
             const feature = synced.values.value.feature as number | null | undefined;
@@ -246,9 +241,10 @@ function Row(props: {
             </option>
           ))}
         </select>
-        <label class="sae-tool" title="Leave the token that begins the text as it is">
+        <label class="sae-tool">
           <input
             type="checkbox"
+            title="Leave the token that begins the text as it is"
             checked={row.skip_bos === true}
             disabled={disabled}
             onChange={(event) => put({ skip_bos: event.currentTarget.checked })}

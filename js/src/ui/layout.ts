@@ -9,6 +9,8 @@ export const LETTERS = 12;
 const WIDEST = 190;
 /** Room for a fork between two columns. */
 const FORK = 46;
+/** What a fork needs at the least. */
+const NARROWEST = 20;
 /** Row B9's widths reach 33; as wide as this, lines stay within their row. */
 const THICKEST = 0.8 * ROW;
 
@@ -26,6 +28,8 @@ export interface Layout {
   top: Float64Array;
   bottom: Float64Array;
   right: Float64Array;
+  /** Share of its own width to which the drawing can be pushed together before labels meet. */
+  tightest: number;
 }
 
 /** Place what is in sight; `measure` tells the width of a row's label. */
@@ -40,6 +44,8 @@ export function layoutOf(shown: Shown, measure: (row: number) => number): Layout
     width[index] = Math.min(measure(row), WIDEST);
     columns[depth[row]] = Math.max(columns[depth[row]] ?? 0, width[index]);
   }
+  const longest = Math.max(...columns);
+  const tightest = (longest + NARROWEST) / (longest + FORK);
   const begins: number[] = [0];
   for (const [column, widest] of columns.entries()) begins.push(begins[column] + widest + FORK);
 
@@ -81,17 +87,18 @@ export function layoutOf(shown: Shown, measure: (row: number) => number): Layout
     if (!last[above]) last[above] = index;
     right[above] = Math.max(right[above], right[index]);
   }
-  return { shown, x, width, y, line, top, bottom, right };
+  return { shown, x, width, y, line, top, bottom, right, tightest };
 }
 
-/** Index of the node whose label is at a point, or -1. */
-export function nodeAt({ shown, x, width, y, top, bottom, right }: Layout, px: number, py: number) {
+/** Index of the node whose label is at a point, or -1; labels are drawn `stretch` times as wide. */
+export function nodeAt(layout: Layout, px: number, py: number, stretch = 1) {
+  const { shown, x, width, y, top, bottom, right } = layout;
   const { rows, extent } = shown;
   for (let index = 0; index < rows.length; ) {
     const beyond = py < top[index] - ROW / 2 || py > bottom[index] + ROW / 2;
     if (beyond || px < x[index] - 4 || px > right[index] + FORK) {
       index += extent[rows[index]];
-    } else if (px <= x[index] + width[index] + 6 && Math.abs(py - y[index]) <= ROW / 2) {
+    } else if (px <= x[index] + width[index] * stretch + 6 && Math.abs(py - y[index]) <= ROW / 2) {
       return index;
     } else {
       index += 1;

@@ -1,29 +1,22 @@
 // What a tree says beyond its probabilities: lift, and activations of the closed loop.
-import { useSignal } from "@preact/signals";
 import { useExplorer } from "../state/context.ts";
 import { COLOURS, type Colour } from "../state/local.ts";
 import type { TreeData } from "../state/tree.ts";
-import { useUnique } from "./controls.tsx";
 import { plain } from "./format.ts";
-import { Icon } from "./icon.tsx";
 import { colourOf, measuresOf, type Reading, signed } from "./reading.ts";
 import { type Scale, Slider } from "./slider.tsx";
 
 /** Steps of the slider in 1 of lift. */
 const STEPS = 10;
 
-const WHERE: Record<Colour, string> = {
-  probability: "",
-  lift: "Lift compares each path with what random directions of the same length make of it, as a logarithm: 0 is what any vector would give, +2.3 ten times as probable.",
-  activation:
-    "Activation is what the feature answers when the model reads the definition so far, measured by the closed loop.",
-};
+const LIFT =
+  "Lift compares each path with what random directions of the same length make of it, as a logarithm: 0 is what any vector would give, +2.3 ten times as probable.";
+const ACTIVATION =
+  "Activation is what the feature answers when the model reads the definition so far, measured by the closed loop.";
 
 export function LookTools({ tree, reading }: { tree: TreeData; reading: Reading }) {
   const explorer = useExplorer();
   const { colour, byLift, leastLift } = explorer.local;
-  const explained = useSignal(false);
-  const help = useUnique();
   const measures = measuresOf(tree, explorer);
   const shown = colourOf(colour.value, measures);
   const { lift } = measures;
@@ -35,7 +28,6 @@ export function LookTools({ tree, reading }: { tree: TreeData; reading: Reading 
           class="sae-select"
           aria-label="Colour by"
           value={shown}
-          aria-describedby={explained.value ? help : undefined}
           onChange={(event) => {
             colour.value = event.currentTarget.value as Colour;
           }}
@@ -54,9 +46,10 @@ export function LookTools({ tree, reading }: { tree: TreeData; reading: Reading 
       {reading.strongest !== null && <Legend colour={shown} strongest={reading.strongest} />}
       {lift && (
         <>
-          <label class="sae-tool" title="The largest lift first, among the tokens after one parent">
+          <label class="sae-tool">
             <input
               type="checkbox"
+              title="The largest lift first, among the tokens after one parent"
               checked={byLift.value}
               onChange={(event) => {
                 byLift.value = event.currentTarget.checked;
@@ -67,25 +60,20 @@ export function LookTools({ tree, reading }: { tree: TreeData; reading: Reading 
           <LeastLift lift={lift} value={leastLift} />
         </>
       )}
-      <button
-        type="button"
-        class="sae-icon-button"
-        aria-label="What are lift and activation?"
-        title="What are lift and activation?"
-        aria-expanded={explained.value}
-        aria-controls={help}
-        onClick={() => {
-          explained.value = !explained.value;
-        }}
-      >
-        <Icon name="info" />
-      </button>
-      <p class="sae-note sae-explained" id={help} hidden={!explained.value}>
-        {WHERE.lift} {!lift && "There is none yet: set Lift in the controls, 8 random directions. "}
-        {WHERE.activation}
-        {!measures.activation && " There is none of this tree yet: run the Closed loop."}
-      </p>
     </>
+  );
+}
+
+/** What lift and activation are, and how to come by them. */
+export function LookNotes({ tree }: { tree: TreeData }) {
+  const measures = measuresOf(tree, useExplorer());
+  return (
+    <p>
+      {LIFT}{" "}
+      {!measures.lift && "There is none yet: set Lift in the controls, 8 random directions. "}
+      {ACTIVATION}
+      {!measures.activation && " There is none of this tree yet: run the Closed loop."}
+    </p>
   );
 }
 

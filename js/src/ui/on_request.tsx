@@ -1,9 +1,11 @@
 // The frame of an analysis that runs only when it is asked for: what starts and stops it, how far it
 // is, what went wrong, and below it what it has found.
+import { useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useExplorer } from "../state/context.ts";
 import type { Job, RequestedPayload } from "../state/protocol.ts";
 import { visible } from "../text.ts";
+import { Explain } from "./controls.tsx";
 import { Icon } from "./icon.tsx";
 import { useAsk } from "./option.ts";
 
@@ -24,10 +26,11 @@ export function OnRequest<P extends RequestedPayload>(props: OnRequestProps<P>) 
   const { state } = synced.job(panel);
   const old = synced.isOld(panel);
   const saved = synced.contact.value === "saved";
+  const explained = useSignal(false);
   return (
-    <div class="sae-panel sae-requested">
+    <div class="sae-panel sae-requested" data-explained={explained.value || undefined}>
       {!saved && options && <div class="sae-asked">{options}</div>}
-      <RunBar panel={panel} />
+      <RunBar panel={panel}>{options && <Explain shown={explained} />}</RunBar>
       <div
         class="sae-result"
         data-stale={(payload && old) || undefined}
@@ -46,7 +49,7 @@ export function OnRequest<P extends RequestedPayload>(props: OnRequestProps<P>) 
 }
 
 /** What runs an analysis and stops it. In a saved copy it only says what is shown. */
-export function RunBar({ panel }: { panel: string }) {
+export function RunBar({ panel, children }: { panel: string; children?: ComponentChildren }) {
   const { synced } = useExplorer();
   const ask = useAsk();
   const job = synced.job(panel);
@@ -85,6 +88,7 @@ export function RunBar({ panel }: { panel: string }) {
         </button>
       )}
       <span class="sae-run-text">{visible(wordsOf(job, payload, synced.isOld(panel)))}</span>
+      {children}
       {/* There before it speaks, or nobody would hear it. */}
       <div role="alert" class="sae-run-alert">
         {job.state === "error" && (

@@ -5,6 +5,7 @@ import { useExplorer } from "../state/context.ts";
 import { childrenOf } from "../state/tree.ts";
 import { visible } from "../text.ts";
 import { nodeInWords, Token } from "./hover_card.tsx";
+import { useRoom } from "./room.ts";
 import { pressShared, type TreeView } from "./tree_view.ts";
 
 /** Height of a line, as in the stylesheet (--sae-row). */
@@ -16,23 +17,17 @@ const UNKNOWN = 480;
 /** How long the pointer rests on a line before its card shows, in milliseconds. */
 const REST = 250;
 
-export function Outline({ view }: { view: TreeView }) {
+/** Letters typed within this time are one word, in milliseconds. */
+const TYPING = 700;
+
+export function Outline({ view, label }: { view: TreeView; label: string }) {
   const explorer = useExplorer();
   const { tree, shown, selected } = view;
   const { rows, place } = shown;
   const box = useRef<HTMLDivElement>(null);
   const top = useSignal(0);
-  const height = useSignal(0);
+  const height = useRoom(box);
   const grab = useRef(false);
-
-  useEffect(() => {
-    const element = box.current as HTMLDivElement;
-    const watch = new ResizeObserver(() => {
-      height.value = element.clientHeight;
-    });
-    watch.observe(element);
-    return () => watch.disconnect();
-  }, [height]);
 
   // What the reader looks at stays where it is, whatever grows or folds above it.
   const last = useRef({ shown, anchor: 0 });
@@ -74,7 +69,11 @@ export function Outline({ view }: { view: TreeView }) {
   });
 
   // Redrawn when another line comes into view, not with every pixel.
-  const first = useComputed(() => Math.max(0, Math.floor(top.value / LINE) - MARGIN)).value;
+  const first = useComputed(() =>
+    height.value === Number.POSITIVE_INFINITY
+      ? 0
+      : Math.max(0, Math.floor(top.value / LINE) - MARGIN),
+  ).value;
   const beyond = first + Math.ceil((height.value || UNKNOWN) / LINE) + 2 * MARGIN;
   const drawn = Array.from(rows.subarray(first, beyond));
   const current = selected >= 0 && place[selected] >= 0 ? selected : 0;
@@ -105,8 +104,25 @@ export function Outline({ view }: { view: TreeView }) {
     } else if (event.key === "ArrowLeft") {
       if (children.length && shown.open[current]) view.toggle(current, false);
       else if (current > 0) go(tree.parent[current]);
-    } else return;
+    } else if (!typed(event)) return;
     event.preventDefault();
+  }
+
+  /** To the next line in sight whose token begins with what is typed. Says whether it was a letter. */
+  const word = useRef({ text: "", at: 0 });
+  function typed({ key, timeStamp }: KeyboardEvent): boolean {
+    if (!/^[\p{L}\p{N}]$/u.test(key)) return false;
+    const { text, at } = word.current;
+    const begun = timeStamp - at < TYPING ? text : "";
+    const wanted = begun + key.toLowerCase();
+    word.current = { text: wanted, at: timeStamp };
+    // What is being typed may be the token at hand; a new word begins below it.
+    const from = place[current] + (begun ? 0 : 1);
+    const found = Array.from(rows, (_, index) => rows[(from + index) % rows.length]).find(
+      (row) => row > 0 && tree.tokenText(row).trimStart().toLowerCase().startsWith(wanted),
+    );
+    if (found !== undefined) go(found);
+    return true;
   }
 
   const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
@@ -149,16 +165,16 @@ export function Outline({ view }: { view: TreeView }) {
     >
       <div class="sae-outline-head" aria-hidden="true">
         <span>token</span>
-        {view.reading.figures.map(({ name, help }) => (
+        {view.reading.figures.map(({ name, title, help }) => (
           <span key={name} class="sae-share" title={help}>
-            {name}
+            {title ?? name}
           </span>
         ))}
         <span title="What the path says">definition so far</span>
       </div>
       <div
         role="tree"
-        aria-label={`Definition tree of ${visible(tree.label)}`}
+        aria-label={label}
         class="sae-outline-lines"
         style={{ height: `${rows.length * LINE}px`, "--sae-deepest": deepest }}
         onKeyDown={press}
@@ -221,7 +237,8 @@ function Line(props: { row: number; view: TreeView; tabbed: boolean; onPick(row:
           {text(row)}
         </span>
       ))}
-      <span class="sae-so-far">
+      {/* Whoever hears the tree has come this way. */}
+      <span class="sae-so-far" aria-hidden="true">
         <bdi>{visible(tree.textOf(row))}</bdi>
       </span>
     </div>

@@ -65,6 +65,10 @@ const TINT = 0.45;
 /** Longer labels are cut, so that one does not take a whole column. */
 const LONGEST = 28;
 
+/** Letters that are written from right to left. */
+const FROM_THE_RIGHT =
+  /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+
 /** What a node says of itself: its token, or what the tree is of, and how many nodes it hides. */
 export function labelOf(shown: Shown, row: number): string {
   const hidden = hiddenBelow(shown, row);
@@ -77,7 +81,12 @@ function nameOf(tree: TreeData, row: number): string {
   const text = tree.tokenText(row);
   // The space before a word says nothing here, but a token of spaces alone must be seen.
   const token = cut(visible(text).trim() || visibleToken(text) || "(empty)");
-  return `${token}${tree.isEnd(row) ? " ∎" : tree.isOpenTip(row) ? " …" : ""}`;
+  return `${isolated(token)}${tree.isEnd(row) ? " ∎" : tree.isOpenTip(row) ? " …" : ""}`;
+}
+
+/** Text that does not turn round what stands after it, as a drawing has no other way to say. */
+function isolated(text: string): string {
+  return FROM_THE_RIGHT.test(text) ? `\u2068${text}\u2069` : text;
 }
 
 function cut(text: string): string {

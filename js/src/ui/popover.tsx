@@ -68,7 +68,8 @@ export function Popover(props: {
           class="sae-popup"
           role={props.role}
           aria-label={props.title}
-          tabIndex={-1}
+          // A dialog may have to be scrolled.
+          tabIndex={props.role === "dialog" ? 0 : -1}
           ref={popup}
         >
           {props.children(close)}

@@ -9,6 +9,8 @@ import { decimals, percent } from "./format.ts";
 /** One figure of each node: a column of the outline, a line of its card. */
 export interface Figure {
   name: string;
+  /** Its heading, and what is said of it, where the name alone says too little. */
+  title?: string;
   help: string;
   /** Width of its column. */
   width: string;
@@ -110,6 +112,7 @@ function probabilities(tree: TreeData): Figure[] {
   return [
     {
       name: "P",
+      title: "P of path",
       help: "Probability of the whole path. The bar is logarithmic, from the cutoff to 100 %.",
       width: "clamp(62px, 20cqi, 128px)",
       text: (row) => percent(tree.cumulative[row]),
@@ -117,8 +120,9 @@ function probabilities(tree: TreeData): Figure[] {
     },
     {
       name: "p",
+      title: "p of token",
       help: "Probability of the token after its parent",
-      width: "60px",
+      width: "64px",
       text: (row) => (row > 0 ? percent(tree.probability[row]) : ""),
     },
   ];

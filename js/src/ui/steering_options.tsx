@@ -3,7 +3,7 @@
 import { useSignal } from "@preact/signals";
 import { useExplorer } from "../state/context.ts";
 import type { Control } from "../state/protocol.ts";
-import { labelOf, Option } from "./controls.tsx";
+import { helpOf, labelOf, Option, useUnique } from "./controls.tsx";
 import { same, useAsk, useOption } from "./option.ts";
 
 /** Of the options that both share, those in sight; the others are folded away. */
@@ -48,30 +48,36 @@ function TextOption(props: { control: Control; panel: string; disabled: boolean 
     if (draft.value !== null && draft.value !== choice.value) choice.change(draft.value);
     draft.value = null;
   }
+  const help = useUnique();
   return (
-    <textarea
-      class="sae-prompt"
-      rows={2}
-      spellcheck={false}
-      aria-label={labelOf(control.name)}
-      title={`${control.help} Ctrl + Enter runs it.`}
-      value={draft.value ?? String(choice.value ?? "")}
-      disabled={disabled}
-      onInput={(event) => {
-        draft.value = event.currentTarget.value;
-      }}
-      onBlur={commit}
-      onKeyDown={(event) => {
-        if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-          event.preventDefault();
-          commit();
-          ask({ type: "run", panel });
-        } else if (event.key === "Escape" && draft.value !== null) {
-          event.stopPropagation();
-          draft.value = null;
-        }
-      }}
-    />
+    <>
+      <textarea
+        class="sae-prompt"
+        rows={2}
+        spellcheck={false}
+        aria-label={labelOf(control.name)}
+        aria-describedby={help}
+        value={draft.value ?? String(choice.value ?? "")}
+        disabled={disabled}
+        onInput={(event) => {
+          draft.value = event.currentTarget.value;
+        }}
+        onBlur={commit}
+        onKeyDown={(event) => {
+          if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+            event.preventDefault();
+            commit();
+            ask({ type: "run", panel });
+          } else if (event.key === "Escape" && draft.value !== null) {
+            event.stopPropagation();
+            draft.value = null;
+          }
+        }}
+      />
+      <p class="sae-help" id={help}>
+        {helpOf(control)} Ctrl + Enter runs it.
+      </p>
+    </>
   );
 }
 

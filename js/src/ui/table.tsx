@@ -1,7 +1,8 @@
 // A table that sorts by any column and draws only the rows in view.
 import { useComputed, useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useRef } from "preact/hooks";
+import { useRoom } from "./room.ts";
 
 export interface TableColumn {
   key: string;
@@ -50,17 +51,13 @@ export function Table(props: {
   const { columns, rows, sorting, onSort } = props;
   const box = useRef<HTMLElement>(null);
   const top = useSignal(0);
-  const height = useSignal(0);
-  useEffect(() => {
-    const element = box.current as HTMLElement;
-    const watch = new ResizeObserver(() => {
-      height.value = element.clientHeight;
-    });
-    watch.observe(element);
-    return () => watch.disconnect();
-  }, [height]);
+  const height = useRoom(box);
   // Redrawn when another row comes into view, not with every pixel.
-  const first = useComputed(() => Math.max(0, Math.floor(top.value / ROW) - MARGIN)).value;
+  const first = useComputed(() =>
+    height.value === Number.POSITIVE_INFINITY
+      ? 0
+      : Math.max(0, Math.floor(top.value / ROW) - MARGIN),
+  ).value;
   const last = Math.min(
     rows.length,
     first + Math.ceil((height.value || UNKNOWN) / ROW) + 2 * MARGIN,

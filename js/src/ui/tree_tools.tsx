@@ -1,7 +1,8 @@
 // The tools above the tree: which drawing, what is searched for, how much of the tree is seen.
+import { useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useExplorer } from "../state/context.ts";
-import { Segments } from "./controls.tsx";
+import { Segments, useUnique } from "./controls.tsx";
 import { count, percent, plain } from "./format.ts";
 import { Icon } from "./icon.tsx";
 import { type Scale, Slider } from "./slider.tsx";
@@ -17,14 +18,25 @@ const OPENINGS: [string, string][] = [
 ];
 const STEPS_A_DECADE = 20;
 
+/** What the tools do, the same for the pointer and for those who have none. */
+const HELP = {
+  "Open to": "Opens nodes at least this probable (P).",
+  Trim: "Hides nodes less probable (P) than this.",
+  "Hide quotes": "Hides tokens that are empty or only close the quotation, and what follows them.",
+};
+
 export function TreeTools(props: {
   view: TreeView;
   /** Of the drawing. */
   children?: ComponentChildren;
   /** Of this tree. */
   more?: ComponentChildren;
+  /** What these do. */
+  notes?: ComponentChildren;
 }) {
-  const { view, children, more } = props;
+  const { view, children, more, notes } = props;
+  const explained = useSignal(false);
+  const help = useUnique();
   const { local } = useExplorer();
   const { tree } = view;
   const open = (above: number | null) => {
@@ -50,7 +62,7 @@ export function TreeTools(props: {
           Open to{" "}
           <select
             class="sae-select"
-            title="Open nodes at least this probable (P)"
+            title={HELP["Open to"]}
             value={local.openAbove.value === null ? "" : String(local.openAbove.value)}
             onChange={({ currentTarget: { value } }) => open(value === "" ? null : Number(value))}
           >
@@ -62,7 +74,7 @@ export function TreeTools(props: {
           </select>
         </label>
       </span>
-      <span class="sae-tool sae-trim" title="Hide nodes less probable (P) than this">
+      <span class="sae-tool sae-trim" title={HELP.Trim}>
         <span aria-hidden="true">Trim</span>
         <Slider
           scale={scale}
@@ -76,12 +88,10 @@ export function TreeTools(props: {
         />
         <output class="sae-trimmed">{trim > tree.cutoff ? percent(trim) : "off"}</output>
       </span>
-      <label
-        class="sae-tool"
-        title="Hide tokens that are empty or only close the quotation, and what follows them"
-      >
+      <label class="sae-tool">
         <input
           type="checkbox"
+          title={HELP["Hide quotes"]}
           checked={local.quiet.value}
           onChange={(event) => {
             local.quiet.value = event.currentTarget.checked;
@@ -90,6 +100,34 @@ export function TreeTools(props: {
         Hide quotes
       </label>
       {more}
+      <button
+        type="button"
+        class="sae-icon-button"
+        aria-label="What do the columns say?"
+        title="What do the columns and these tools say and do?"
+        aria-expanded={explained.value}
+        aria-controls={help}
+        onClick={() => {
+          explained.value = !explained.value;
+        }}
+      >
+        <Icon name="info" />
+      </button>
+      <div class="sae-note sae-explained" id={help} hidden={!explained.value}>
+        <ul>
+          {view.reading.figures.map(({ name, help: said }) => (
+            <li key={name}>
+              <b>{name}</b> {said}
+            </li>
+          ))}
+          {Object.entries(HELP).map(([name, said]) => (
+            <li key={name}>
+              <b>{name}</b> {said}
+            </li>
+          ))}
+        </ul>
+        {notes}
+      </div>
     </div>
   );
 }

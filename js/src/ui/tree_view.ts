@@ -1,5 +1,5 @@
 // What the outline, the diagram and the tools above them share: one selection, one set of folds.
-import { type Signal, useComputed, useSignal } from "@preact/signals";
+import { type Signal, untracked, useComputed, useSignal, useSignalEffect } from "@preact/signals";
 import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { type Explorer, useExplorer } from "../state/context.ts";
 import { childrenOf, inOrder, type Shown, show, type TreeData } from "../state/tree.ts";
@@ -34,6 +34,9 @@ export interface TreeView {
   /** Go to the search box. */
   search: { current: HTMLInputElement | null };
 }
+
+/** How many nodes about fill a screen: an outline scrolls, a diagram is seen as a whole. */
+const SCREENS = { outline: 50, diagram: 20 };
 
 /** Keys that mean the same in both drawings, of a row. Says whether it was one of them. */
 export function pressShared(
@@ -93,10 +96,11 @@ export function useTreeView(tree: TreeData, reading: Reading): TreeView {
   const trim = local.trim.value;
   const quiet = local.quiet.value;
   const query = local.query.value;
+  const screen = SCREENS[local.drawing.value];
   const { order, keep } = reading;
   const shown = useMemo(
-    () => show(tree, { openAbove, toggled, trim, quiet, order, keep }),
-    [tree, openAbove, toggled, trim, quiet, order, keep],
+    () => show(tree, { openAbove, screen, toggled, trim, quiet, order, keep }),
+    [tree, openAbove, screen, toggled, trim, quiet, order, keep],
   );
   const hits = useMemo(() => tree.search(query), [tree, query]);
   const matches = useMemo(() => {
@@ -122,6 +126,12 @@ export function useTreeView(tree: TreeData, reading: Reading): TreeView {
     );
     brought.value += 1;
   };
+  useSignalEffect(() => {
+    const row = local.sought.value;
+    if (row < 0) return;
+    untracked(() => select(row));
+    local.sought.value = -1;
+  });
 
   return {
     reading,

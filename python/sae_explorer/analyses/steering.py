@@ -178,7 +178,8 @@ class SteeringRequest(SteeredRequest):
     )
     temperature: float = option(
         0.0,
-        "Divides the logits; 0 takes the most probable token.",
+        "How freely tokens are drawn: 0 takes the most probable one each time, 1 draws as the model "
+        "has it, more is wilder.",
         minimum=0.0,
         slider=(0.0, 2.0),
     )
@@ -191,14 +192,16 @@ class SteeringRequest(SteeredRequest):
     )
     frequency_penalty: float = option(
         0.0,
-        "Taken from a token's logit for each time that it was generated already.",
+        "Taken from a token's logit for each time that it was generated already: raise it where texts "
+        "repeat themselves.",
         minimum=-2.0,
         maximum=2.0,
         slider=(-2.0, 2.0),
     )
     seed: int = option(
         0,
-        "Of the random numbers, which are the same for all texts.",
+        "Of the random numbers, the same for all texts: another one draws other texts, where the "
+        "temperature is above 0.",
         minimum=0,
         maximum=2**63 - 1,  # what torch takes
     )

@@ -85,7 +85,7 @@ class TokenRequest(DirectionRequest):
         maximum=20.0,
         slider=(0.1, 5.0),
     )
-    limit: int = option(100, "How many tokens to return.", unit="tokens", minimum=1)
+    limit: int = option(100, "How many tokens are listed.", unit="tokens", minimum=1)
     pattern: str | None = option(
         None,
         "Regular expression that must be found in the token's text, a leading space included; "

@@ -87,21 +87,32 @@ class TreeRequest(DirectionRequest):
     )
     cutoff: float = option(
         5e-5,
-        "Smallest cumulative probability of a node; lower gives more nodes.",
+        "Smallest probability of a path in the tree: lower it to see rarer definitions, which takes "
+        "longer.",
         above=0.0,
         maximum=1.0,
         slider=(1e-8, 1e-2),
         log=True,
     )
     top_k: int = option(
-        5, "Number of next tokens considered at each node.", minimum=1, slider=(1, 20)
+        5,
+        "How many next tokens are tried after each token, the most probable ones: raise it where "
+        "definitions branch more widely than the tree shows.",
+        minimum=1,
+        slider=(1, 20),
     )
     max_depth: int = option(
-        25, "Largest depth of a node.", unit="tokens", minimum=1, maximum=4096, slider=(1, 50)
+        25,
+        "How many tokens a definition may have: raise it where definitions break off.",
+        unit="tokens",
+        minimum=1,
+        maximum=4096,
+        slider=(1, 50),
     )
     max_nodes: int | None = option(
         50_000,
-        "Largest number of nodes, the root included: the most probable ones; None for no limit.",
+        "Where growth ends, whatever the cutoff: the most probable nodes are kept, the root included; "
+        "None for no limit.",
         minimum=1,
         slider=(100, 50_000),
         log=True,
@@ -114,7 +125,9 @@ class TreeRequest(DirectionRequest):
         maximum=1024,
         slider=(0, 16),
     )
-    lift_seed: int = option(0, "Seed of the random directions.", minimum=0)
+    lift_seed: int = option(
+        0, "Seed of the random directions: another one tells how much of lift is chance.", minimum=0
+    )
     interventions: tuple[Intervention, ...] = option(
         (),
         "Features steered, clamped or ablated while the model runs, such as 'steer 17 4; clamp 5 8 "

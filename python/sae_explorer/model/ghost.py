@@ -57,22 +57,27 @@ class DirectionRequest(Request):
     )
     weights: str | tuple[float, ...] = option(
         "encoder",
-        "Which weights give the feature's direction: 'encoder', 'decoder', or two coefficients "
-        "(encoder, decoder) of their unit vectors.",
+        "Which weights give the feature's direction: 'encoder' is what it answers to, 'decoder' what "
+        "it writes, two coefficients (encoder, decoder) mix their unit vectors.",
     )
     scale: float | str | None = option(
         None,
-        "Length of the direction; None takes the subject's (3.8 for Gemma-2B, else the mean "
+        "Length of the direction: longer where answers are about no feature, shorter where they are "
+        "noise. None takes the subject's (3.8 for Gemma-2B, else the mean "
         "distance of the token embeddings from their centroid), 'auto' the best one of a sweep.",
         above=0.0,
         slider=(0.1, 10.0),
         choices=(AUTO,),
     )
-    centroid: bool = option(False, "Add the mean token embedding to the scaled direction.")
+    centroid: bool = option(
+        False,
+        "Add the mean token embedding to the scaled direction, so that it lies among the words the "
+        "model knows.",
+    )
     pca: tuple[float, ...] = option(
         (),
         "Weights of the first principal components of the token embeddings, mixed into the "
-        "direction, whose own weight is 1 minus their sum.",
+        "direction, whose own weight is 1 minus their sum; none at first.",
         minimum=0.0,
         maximum=1.0,
         slider=(0.0, 1.0),

@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import itertools
+import os
 import reprlib
 import threading
 import time
 import types
+import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,6 +26,7 @@ from sae_explorer.model.ghost import SOURCES
 from sae_explorer.request import plain
 from sae_explorer.results import write_text
 from sae_explorer.subject import Subject
+from sae_explorer.text import visible
 from sae_explorer.widget import html
 from sae_explorer.widget.panels import (
     OPTIONS,
@@ -32,11 +36,10 @@ from sae_explorer.widget.panels import (
     files_of,
     in_words,
 )
-from sae_explorer.widget.protocol import describe, parted
+from sae_explorer.widget.protocol import Answers, describe, parted
 from sae_explorer.widget.session import Session
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Generator, Mapping, Sequence
 
     from sae_explorer.analyses.closed_loop import ClosedLoop
@@ -163,6 +166,8 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
     _status = traitlets.Dict().tag(sync=True)
     _jobs = traitlets.Dict().tag(sync=True)
     _files: Any = traitlets.List().tag(sync=True)
+    #: The class of its static summary, which the browser hides where the widget is drawn.
+    _summary_class = traitlets.Unicode().tag(sync=True)
 
     def __init__(
         self,
@@ -270,7 +275,10 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         add: Callable[[Subject, Entry, Tell], Subject] | None = None,
     ) -> None:
         self._changing = threading.RLock()
+        self._answers = Answers()
+        self._told = itertools.count(1)
         self._summary: Any = None
+        self._summary_class = f"sae-summary-{uuid.uuid4().hex}"
         self._session = Session(load, add or _added, given, self)
         self._featured = featured or {}
         self._context = contextvars.copy_context()
@@ -359,9 +367,10 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         """
         self._session.select(layer, sae_id, release)
 
-    def reset(self) -> None:
-        """Set all options but the feature back to what the explorer was made with."""
+    def reset(self) -> FeatureExplorer:
+        """Set all options but the feature back to what the explorer was made with; return it."""
         self.update(**self._session.initial())
+        return self
 
     def run(self, panel: str, /, **options: Any) -> FeatureExplorer:
         """Start an analysis that runs on request, and return at once.
@@ -482,10 +491,21 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         return self
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Return everything that is shown as one self-contained page, and write it to ``path``.
+        """Write everything that is shown as one self-contained page.
 
         The page opens from disk without a network; it folds, sorts, searches and exports, and only
         cannot recompute.
+
+        Parameters
+        ----------
+        path
+            Where to write it.
+
+        Returns
+        -------
+        str
+            The path, or the page itself where none is given: it is too long for the output of a
+            cell.
         """
         content = self._session.content()
         about = content.subject and describe(content.subject, self._featured)
@@ -508,9 +528,10 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
                 for file, (result, form) in files_of(content.results).items()
             },
         )
-        if path is not None:
-            write_text(path, text)
-        return text
+        if path is None:
+            return text
+        write_text(path, text)
+        return os.fspath(path)
 
     def snapshot(self, height: int = 700) -> html.Snapshot:
         """Return the page of :meth:`to_html` as the output of a cell, which needs no kernel.
@@ -531,9 +552,10 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         from IPython.display import DisplayHandle, display
 
         data, metadata = self._repr_mimebundle_()
+        del data["text/plain"]  # the summary says more, and goes with the state
         display(data, metadata=metadata, raw=True)
-        # Beside it what a reader sees where scripts do not run; where the widget is alive, its
-        # stylesheet hides this.
+        # Beside it what a reader sees where scripts do not run; where the widget is alive, it
+        # hides this.
         if self._summary is None:
             self._summary = DisplayHandle()  # one for all cells that show the explorer
         self._summary.display(self._summary_data(), raw=True)
@@ -589,7 +611,8 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
 
     def show_result(self, name: str, payload: dict[str, Any] | None) -> None:
         """See :class:`View`."""
-        self._publish(self.set_trait, f"_{name}", payload)
+        numbered = None if payload is None else {**payload, "number": next(self._told)}
+        self._publish(self.set_trait, f"_{name}", numbered)
 
     def show_jobs(self, jobs: Mapping[str, JobState]) -> None:
         """See :class:`View`."""
@@ -617,17 +640,26 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
     def _hear(self, _widget: object, content: Any, _buffers: object) -> None:
         self._context = contextvars.copy_context()
         told = content if isinstance(content, dict) else {}
+        answer = self._answers.to(told, self._answer)
+        if answer is None:
+            return  # it comes to whoever asked the same first
+        # What is sent back must be possible to send, whatever it answers.
+        rid = told.get("rid")
+        known = isinstance(rid, int) or (isinstance(rid, str) and rid.isascii())
+        self._send_message({"type": "reply", "rid": rid if known else None, **answer})
+
+    def _answer(self, told: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            answer = {"ok": True, **(self._heard(told) or {})}
+            return {"ok": True, **(self._heard(told) or {})}
         # Whatever it is must be told where it was asked: nobody sees the kernel's log.
         except Exception as error:  # noqa: BLE001
-            answer = {"ok": False, "error": in_words(error)}
-        self._send_message({"type": "reply", "rid": told.get("rid"), **answer})
+            return {"ok": False, "error": visible(in_words(error))}
 
     def _heard(self, told: Mapping[str, Any]) -> dict[str, Any] | None:
         """Do what a message asks for, and return what to reply."""
         match told:
             case {"type": "hello"}:
+                self._send_again(told.get("known"))
                 self._session.repeat(told.get("run"))
             case {"type": "since", "run": int(run), "first": int(first)}:
                 self._session.repeat_growth(first, run)
@@ -654,6 +686,17 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
             case _:
                 raise ExplorerError(f"There is no message such as {reprlib.repr(told)}.")
         return None
+
+    def _send_again(self, known: object) -> None:
+        """Send the results whose numbers are not the known ones, and all that is small."""
+        if not isinstance(known, dict):
+            return
+        lacking = [
+            f"_{name}"
+            for name in ANALYSES
+            if name in known and known[name] != (getattr(self, f"_{name}") or {}).get("number")
+        ]
+        self._publish(self.send_state, ["_subject", "_values", "_files", "_jobs", *lacking])
 
     def _exported(self, file: str) -> dict[str, Any]:
         if file == _REPORT:
@@ -684,7 +727,10 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
 
     def _summary_data(self) -> dict[str, str]:
         summary = self._static_summary(self._session.content())
-        return {"text/html": summary, "text/plain": repr(self)}
+        return {
+            "text/html": f'<div class="{self._summary_class}">{summary}</div>',
+            "text/plain": repr(self),
+        }
 
     def _show_summary(self) -> None:
         if self._summary is not None:

@@ -40,9 +40,27 @@ _PAGE_STYLE = (
     ":root{color-scheme:light dark;--sae-height:max(480px,100vh - 32px)}"
     "body{margin:0;padding:16px;font:14px/1.5 system-ui,sans-serif;"
     "background:Canvas;color:CanvasText}"
+    # On a telephone the page scrolls, not what is in it.
+    "@media(width<700px){:root{--sae-height:1200px}body{padding:8px}}"
 )
 
-#: Hidden by the widget's stylesheet, which is there only where the widget is alive.
+#: Tells the page in the frame before it whether it stands on something dark: it cannot see that.
+_SCHEME_SCRIPT = """
+(() => {
+  const frame = document.currentScript.previousElementSibling;
+  const tell = () => {
+    const [red, green, blue] = getComputedStyle(frame).color.match(/[\\d.]+/g).map(Number);
+    const scheme = red + green + blue > 382 ? "dark" : "light";
+    frame.contentWindow?.postMessage({ scheme }, "*");
+  };
+  frame.addEventListener("load", tell);
+  // Notebooks set an attribute first and load the theme's stylesheet after it.
+  const later = () => setTimeout(tell, 300);
+  new MutationObserver(later).observe(document.body, { attributes: true });
+})();
+"""
+
+#: What the summary is known by.
 _STATIC_CLASS = "sae-explorer-static"
 _SUMMARY_STYLE = "max-width:60em;line-height:1.5;overflow-wrap:anywhere"
 _HEADING_STYLE = "margin:0;font-size:1.15em"
@@ -50,7 +68,7 @@ _PARAGRAPH_STYLE = "margin:.4em 0"
 _TABLE_STYLE = "border-collapse:collapse;margin:.6em 0;font-size:inherit"
 _LEFT_STYLE = "padding:.1em 1.5em .1em 0;text-align:left"
 _RIGHT_STYLE = "padding:.1em 0 .1em 1em;text-align:right;font-variant-numeric:tabular-nums"
-_CHIP_STYLE = "margin-right:.8em;white-space:pre-wrap"
+_CHIP_STYLE = "display:inline-block;margin-right:.8em;white-space:pre-wrap"
 _SMALL_STYLE = "margin:.4em 0;font-size:.85em;opacity:.8"
 
 _DEFINITIONS = 10
@@ -371,13 +389,8 @@ class Snapshot:
             title="sae-explorer",
             style=f"width:100%;height:{self.height}px;border:0",
         )
-        text = _tag(
-            "details",
-            _tag("summary", "Summary as text"),
-            _Markup(self.summary),
-            class_=_STATIC_CLASS,
-        )
-        return _tag("div", frame, text)
+        text = _tag("details", _tag("summary", "Summary as text"), _Markup(self.summary))
+        return _tag("div", frame, _tag("script", _Markup(_SCHEME_SCRIPT)), text)
 
 
 def snapshot(page: str, summary: str, height: int = 700) -> Snapshot:

@@ -1,9 +1,11 @@
 """What Python and the browser say to each other; js/src/state/protocol.ts is the twin.
 
 The kernel alone writes the synced traits. The browser sends messages, each with a number of its own
-(``rid``) that comes back in the reply. Rows of a growing result go out in ``append`` messages about
+(``rid``) that comes back in the reply. It asks again under the same number where no reply comes: that
+is answered again, and not done twice. Rows of a growing result go out in ``append`` messages about
 ten a second: they say at which row they begin, taking the place of what was there, and how many rows
-are settled by now. Whoever lacks settled rows before the first asks for them with ``since``.
+are settled by now. Whoever lacks settled rows before the first asks for them with ``since``. Whole
+results are numbered: ``hello`` says which are ``known``, and others are sent again.
 
 An analysis that runs on request is started and stopped by ``run`` and ``cancel`` with its name as
 ``panel``; without one these are about the tree. How each stands is a trait of all of them together;
@@ -21,11 +23,51 @@ from ipywidgets.widgets.widget import _remove_buffers
 from sae_explorer.loading import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sae_explorer.loading.registry import Entry
     from sae_explorer.studied_sae import StudiedSAE
     from sae_explorer.subject import Subject
+
+
+class Answers:
+    """What was answered to the last messages, for those that are heard once more.
+
+    A browser whose message or reply was lost, or is late, asks again under the same number.
+    """
+
+    #: Messages that may be done twice: they change nothing, and their answers are large or of now.
+    _REPEATED = ("hello", "since", "export")
+    #: Messages that are remembered: what a browser asks in many minutes of a busy kernel.
+    _LIMIT = 256
+
+    def __init__(self) -> None:
+        self._answers: dict[str, dict[str, Any]] = {}
+
+    def to(
+        self, told: Mapping[str, Any], answer: Callable[[Mapping[str, Any]], dict[str, Any]]
+    ) -> dict[str, Any] | None:
+        """Return the answer to a message, which is done unless it was; None while it is being done.
+
+        Parameters
+        ----------
+        told
+            The message.
+        answer
+            Does what a message asks for, and returns what to answer.
+        """
+        rid = told.get("rid")
+        if not isinstance(rid, str) or told.get("type") in self._REPEATED:
+            return answer(told)
+        own: dict[str, Any] = {}
+        # In one step: messages are heard on several threads.
+        known = self._answers.setdefault(rid, own)
+        if known is not own:
+            return known or None
+        own.update(answer(told))
+        for old in [*self._answers][: -self._LIMIT]:
+            self._answers.pop(old, None)
+        return own
 
 
 def parted(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:

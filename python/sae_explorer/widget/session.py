@@ -95,6 +95,8 @@ class Session:
         self._told_loading: tuple[str, float | None] = ("loading", None)
         self._loading_error: str | None = None
         self.subject: Subject | None = None
+        #: The weights of its model when it was taken, as :func:`_weights` lists them.
+        self._weights: dict[str, tuple[object, ...]] = {}
         #: The SAEs that were loaded since, the last one last.
         self._passing: list[StudiedSAE] = []
         #: The panels that are always kept up to date.
@@ -435,6 +437,7 @@ class Session:
         self._told, self._kept = None, Status(run=self._runs)
         self.view.show_subject(subject)
         self.subject, self._loading, self._loading_error = subject, None, None
+        self._weights = _weights(subject)
         try:
             self.checked({})
         except ExplorerError as error:
@@ -651,11 +654,27 @@ class Session:
     def _fail(self, panel: Panel, job: Job, error: BaseException) -> None:
         with self.lock:
             if panel.job is job or not job.cancelled.is_set():
-                panel.job, panel.error = None, in_words(error)
+                panel.job, panel.error = None, self.in_words(error)
                 if panel.name == "tree":
                     self._grower = None  # it may have broken off in the middle of a step
                     self._show_again()
                 self.settle()
+
+    def in_words(self, error: BaseException) -> str:
+        """Return what to tell a reader of what a run failed with."""
+        if isinstance(error, ExplorerError) or self.subject is None:
+            return in_words(error)
+        now = _weights(self.subject)
+        names = sorted(
+            name for name in self._weights | now if now.get(name) != self._weights.get(name)
+        )
+        if not names or tree_analysis.out_of_memory(error):
+            return in_words(error)
+        which = names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
+        return (
+            f"The model was changed under the explorer ({which}) and cannot be run as it is now: "
+            f"{error}. Put it back and try again, or make a new explorer; what was shown is kept."
+        )
 
     def _first_error(self) -> str | None:
         errors = (self._loading_error, *(panel.error for panel in self.panels.values()))
@@ -726,6 +745,14 @@ def _choose(
         is_held = held(wanted, entry.sae_id)
         return subject.select(sae_id=entry.sae_id, release=wanted) if is_held else entry
     return subject.select(layer=layer, sae_id=sae_id, release=release)
+
+
+def _weights(subject: Subject) -> dict[str, tuple[object, ...]]:
+    """Return what can be seen of a model's weights without reading them, by name."""
+    return {
+        name: (tuple(weight.shape), weight.dtype, weight.device)
+        for name, weight in subject.model.named_parameters()
+    }
 
 
 def _same_source(one: Request, other: Request | None) -> bool:
