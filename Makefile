@@ -7,7 +7,7 @@ STATIC := python/sae_explorer/static
 FRONT_END := package.json package-lock.json $(shell find js -type f)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test hosts benchmarks model clean
+.PHONY: demo test hosts benchmarks screenshots model clean
 
 demo: .venv/demo-ready $(STATIC)/widget.js
 	$(BIN)/sae-explorer demo
@@ -18,7 +18,7 @@ test: .venv/test-ready $(STATIC)/widget.js
 	$(BIN)/mypy
 	npm run --silent check
 	npm test --silent
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Runs the tests in all notebook hosts and writes the README's table of them.
 hosts: .venv/test-ready $(STATIC)/widget.js
@@ -30,6 +30,10 @@ benchmarks: .venv/test-ready $(STATIC)/widget.js
 	$(BIN)/python tests/benchmarks/shapes.py --small
 	$(BIN)/python tests/benchmarks/registry_coverage.py
 	node tests/benchmarks/view.mjs
+
+# Pictures every state of every panel, light and dark, at three widths; ONLY="steering lift" chooses.
+screenshots: .venv/test-ready $(STATIC)/widget.js
+	$(BIN)/python tools/gallery/build.py $(ONLY)
 
 # Builds the bundled model anew from WordNet, in about an hour on two cores.
 model: .venv/test-ready
