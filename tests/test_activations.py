@@ -278,6 +278,27 @@ def test_the_largest_activation_is_measured_once_for_an_sae_on_a_model(
     assert largest(twin, 3) == pytest.approx(one_text[3], rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["standard", "gated", "jumprelu", "transcoder", "topk"])
+def test_of_an_sae_larger_than_the_model_only_what_is_asked_for_is_measured(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "corpus", lambda: TEXTS)
+    hooks = {"hook_name": "blocks.1.mlp.hook_in", "hook_name_out": "blocks.1.hook_mlp_out"}
+    sae = build_sae(48, 3000, kind=kind, seed=2, **(hooks if kind == "transcoder" else {}))
+    subject = Subject(CASES["gemma3-standard"].model, build_tokenizer(), sae)
+    most = measure_activations(subject, TEXTS).max_activation  # all features, on texts of one's own
+    fewer = measure_activations(subject, TEXTS[:1]).max_activation
+    one, other, third = map(int, np.flatnonzero((most > fewer) & (fewer > 0))[-3:])
+    assert [largest(subject, one), largest(subject, other)] == pytest.approx(
+        [most[one], most[other]], rel=1e-4
+    )
+    monkeypatch.setattr(reading, "corpus", lambda: TEXTS[:1])
+    assert largest(subject, one) == pytest.approx(most[one], rel=1e-4)  # which is kept
+    # The features of a TopK SAE compete, so all of them were measured.
+    expected = most if kind == "topk" else fewer
+    assert largest(subject, third) == pytest.approx(expected[third], rel=1e-4)
+
+
 @pytest.mark.parametrize("change", ["fold", "move"])
 def test_an_sae_that_was_changed_is_measured_anew(
     change: str, monkeypatch: pytest.MonkeyPatch

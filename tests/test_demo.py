@@ -37,6 +37,17 @@ def test_demo_loads_with_either_sae_selected() -> None:
         Subject.demo(layer=2)
 
 
+def test_explorers_that_are_made_at_once_share_the_model() -> None:
+    script = (
+        "from sae_explorer import FeatureExplorer\n"
+        "made = [FeatureExplorer.demo(layer, cutoff=1e-2) for layer in (1, 3, 3)]\n"
+        "print(*(explorer.wait().status.state for explorer in made))\n"
+        "print(len({id(explorer.subject.model) for explorer in made}))"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert ran.stdout == "done done done\n1\n"
+
+
 def test_the_tokens_of_a_text_read_as_the_text_does() -> None:
     subject = Subject.demo()
     text = 'A typical definition of "dog" would be "a kind of dog'

@@ -14,7 +14,16 @@ from sae_lens.saes.sae import SAEMetadata
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import sae_explorer
-from sae_explorer import Clamp, ExplorerError, FeatureExplorer, Steer, Subject, grow_tree
+from sae_explorer import (
+    Clamp,
+    ExplorerError,
+    FeatureExplorer,
+    Steer,
+    Subject,
+    feature,
+    grow_tree,
+    vector,
+)
 from test_widget import OPTIONS, FrontEnd, Recording, subject
 from test_widget_requests import SMALL
 from zoo import VOCAB_SIZE, build_tokenizer
@@ -90,27 +99,47 @@ def test_the_last_of_a_million_features_is_explored_with_small_messages(
     explorer.close()
 
 
-def test_another_feature_of_a_million_reads_no_more_than_its_own_directions(
-    wide: Subject, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Largest(torch.overrides.TorchFunctionMode):
+    """Notes how many numbers the largest tensor has that is made meanwhile."""
+
+    numbers = 0
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__()
+        weights = subject.sae.sae.parameters()
+        self._weights = {weight.untyped_storage().data_ptr() for weight in weights}
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        made = function(*args, **(kwargs or {}))
+        own = isinstance(made, torch.Tensor) and made.is_floating_point()
+        if own and made.untyped_storage().data_ptr() not in self._weights:
+            self.numbers = max(self.numbers, made.numel())
+        return made
+
+
+def test_another_feature_of_a_million_reads_no_more_than_its_own_directions(wide: Subject) -> None:
     grow_tree(wide, feature=0, cutoff=1e-2, max_depth=3)  # what is looked at once for each SAE
-    largest = [0]
-
-    class Largest(torch.overrides.TorchFunctionMode):
-        def __torch_function__(
-            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            made = function(*args, **(kwargs or {}))
-            own = isinstance(made, torch.Tensor) and made.untyped_storage().nbytes() < 8 * WIDE * 4
-            if own and made.is_floating_point():
-                largest[0] = max(largest[0], made.numel())
-            return made
-
-    with Largest():
+    with Largest(wide) as largest:
         grow_tree(wide, feature=LAST, cutoff=1e-2, max_depth=3)
         sae_explorer.rank_tokens(wide, feature=LAST)
         sae_explorer.logit_lens(wide, feature=LAST)
-    assert 0 < largest[0] < WIDE
+    assert 0 < largest.numbers < WIDE
+
+
+def test_the_largest_activation_of_one_of_a_million_features_is_measured_alone(
+    wide: Subject,
+) -> None:
+    given: dict[str, Any] = {"unit": "max_activation", "strengths": (2.0,), "max_tokens": 2}
+    sae_explorer.steer_text(wide, feature=LAST, strengths=(2.0,), max_tokens=2)  # tries it out once
+    with Largest(wide) as largest:
+        texts = sae_explorer.steer_text(wide, feature=LAST, action="clamp", **given)
+        clamp = Clamp(LAST, 0.5, unit="max_activation")
+        grow_tree(wide, feature=LAST, cutoff=1e-2, max_depth=3, interventions=[clamp])
+    assert 0 < largest.numbers < WIDE
+    assert texts.largest_activation is not None
+    assert texts.largest_activation > 0
 
 
 # --- Extreme options -----------------------------------------------------------------------------
@@ -118,26 +147,40 @@ def test_another_feature_of_a_million_reads_no_more_than_its_own_directions(
 SHORT: dict[str, Any] = {"feature": 3, **OPTIONS, "cutoff": 0.05, "max_depth": 3}
 NAN = float("nan")
 REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
-    (grow_tree, {"scale": 1e39}, "infinite"),
+    (grow_tree, {"scale": 1e39}, r"scale is 1e\+39; it must be above 0, at most 1e\+15 or 'auto'"),
+    (grow_tree, {"scale": 1.01e15}, r"at most 1e\+15"),
     (grow_tree, {"scale": 10**400}, "finite"),
     (grow_tree, {"scale": 0}, "above 0"),
     (grow_tree, {"scale": NAN}, "finite"),
     (grow_tree, {"cutoff": 0}, "above 0"),
     (grow_tree, {"cutoff": 1.0000001}, "at most 1"),
     (grow_tree, {"max_depth": 10**6}, "at most"),
-    (grow_tree, {"top_k": 10**400}, "vocabulary has only 320"),
+    (grow_tree, {"top_k": 10**400}, r"top_k is 1000000\d*\.\.\.\d*; the vocabulary has only 320"),
     (grow_tree, {"pca": (1e308,)}, "at most 1"),
     (
         grow_tree,
-        {"interventions": [Steer(3, 1e29), Clamp(2, 9e29)], "feature": 99},
+        {"interventions": [Steer(3, 9e14), Clamp(2, 1e15)], "feature": 99},
         "no feature 99",
     ),
     (sae_explorer.rank_tokens, {"exponent": 1e308}, "at most"),
     (sae_explorer.rank_tokens, {"exponent": NAN}, "finite"),
-    (sae_explorer.steer_text, {"strengths": (1e30,)}, "below 1e\\+30"),
+    (sae_explorer.steer_text, {"strengths": (1.01e15,)}, r"finite, and at most 1e\+15"),
     (sae_explorer.steer_text, {"strengths": (NAN,)}, "finite"),
-    (sae_explorer.dose_response, {"doses": (0.0, -1e300)}, "below 1e\\+30"),
+    (sae_explorer.dose_response, {"doses": (0.0, -1e300)}, r"finite, and at most 1e\+15"),
     (sae_explorer.sweep_scales, {"grid": (1.0, NAN)}, "finite"),
+    (sae_explorer.sweep_scales, {"grid": (1.0, 2e15)}, r"at most 1e\+15"),
+    (grow_tree, {"weights": (1e300, 1e300)}, r"none above 1e\+15"),
+    (grow_tree, {"feature": None, "embedding": (1e20,) * 48}, r"numbers above 1e\+15"),
+    (
+        grow_tree,
+        {"interventions": [Steer(1e10 * feature(5), 1e10)]},
+        r"10000000000\*5 \+1e\+10 comes to 1e\+20; at most 1e\+15 is possible",
+    ),
+    (
+        grow_tree,
+        {"interventions": [Steer(vector([1e10] * 48), -1e10)]},
+        r"comes to -1e\+20; at most 1e\+15 is possible",
+    ),
 ]
 
 
@@ -150,7 +193,6 @@ def named(value: Any) -> str:
     return getattr(value, "__name__", None) or f"{value!s:.30}"
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.parametrize(("analysis", "given", "words"), REFUSED, ids=named)
 def test_what_cannot_be_computed_is_refused_in_one_line(
     analysis: Callable[..., Any], given: dict[str, Any], words: str
@@ -161,18 +203,18 @@ def test_what_cannot_be_computed_is_refused_in_one_line(
 
 
 ANSWERED: list[tuple[Callable[..., Any], dict[str, Any]]] = [
-    (grow_tree, {"scale": 1e30}),
+    (grow_tree, {"scale": 1e15}),
     (grow_tree, {"scale": 5e-324}),
     (grow_tree, {"cutoff": 1}),
     (grow_tree, {"cutoff": 1e-320, "max_nodes": 50}),
     (grow_tree, {"max_nodes": 10**400}),
-    (grow_tree, {"interventions": [Steer(5, 9e29)]}),
-    (grow_tree, {"interventions": [Clamp(5, -9e29)]}),
+    (grow_tree, {"interventions": [Steer(5, 1e15)]}),
+    (grow_tree, {"interventions": [Clamp(5, -1e15)]}),
     (sae_explorer.rank_tokens, {"exponent": 1e-320}),
-    (sae_explorer.rank_tokens, {"scale": 1e30, "limit": 10**400}),
-    (sae_explorer.dose_response, {"doses": (-1e29, 0.0, 1e29), "text": "the", "dose_tokens": 2}),
-    (sae_explorer.sweep_scales, {"grid": (1.0, 1e30)}),
-    (sae_explorer.compare_trees, {"against": "scale=1e30"}),
+    (sae_explorer.rank_tokens, {"scale": 1e15, "limit": 10**400}),
+    (sae_explorer.dose_response, {"doses": (0.0, 1e12), "text": "the", "dose_tokens": 2}),
+    (sae_explorer.sweep_scales, {"grid": (1.0, 1e15)}),
+    (sae_explorer.compare_trees, {"against": "scale=1e15"}),
 ]
 
 

@@ -116,6 +116,15 @@ def test_a_model_that_cannot_run_any_more_is_said_to_and_the_last_result_kept(
     assert explorer._exported("tree.json")["data"].decode() == before.to_json()
 
 
+def test_a_run_on_a_model_that_was_freed_says_so_in_its_panel(explorer: FeatureExplorer) -> None:
+    freed(explorer.subject.model)
+    explorer.run("steering", text="the", strengths=(1.0,), max_tokens=2)
+    with pytest.raises(ExplorerError, match="The model was changed under the explorer"):
+        explorer.wait()
+    assert "changed under the explorer" in str(explorer.jobs["steering"].error)
+    assert explorer.status.state == "done"
+
+
 @pytest.mark.parametrize("change", [training, anothers_hook], ids=lambda case: case.__name__)
 def test_the_next_try_succeeds_once_the_model_is_as_it_was(
     explorer: FeatureExplorer, change: Callable[[Any], None]

@@ -373,7 +373,8 @@ def test_texts_are_made_once_and_only_for_a_filter(monkeypatch):
 def test_a_saved_ranking_is_read_back_equal(options, tmp_path):
     found = rank_tokens(subject(), **options)
     path = tmp_path / "ranking.json"
-    text = found.to_json(path)
+    assert found.to_json(path) == str(path)
+    text = found.to_json()
     for source in (path, text):
         again = TokenRanking.from_json(source)
         assert again == found
@@ -392,8 +393,9 @@ def test_equal_questions_give_equal_json_whatever_was_asked_before():
 
 def test_the_table_survives_csv(tmp_path):
     found = rank_tokens(subject(), feature=3, limit=VOCAB_SIZE)
-    text = found.to_csv(tmp_path / "tokens.csv")
-    assert (tmp_path / "tokens.csv").read_bytes().decode() == text
+    text, path = found.to_csv(), tmp_path / "tokens.csv"
+    assert found.to_csv(path) == str(path)
+    assert path.read_bytes().decode() == text
     again = pd.read_csv(io.StringIO(text, newline=""), keep_default_na=False)
     columns = ["rank", "token_id", "token", "ratio", "cosine", "centroid_cosine"]
     assert list(again.columns) == columns

@@ -136,9 +136,10 @@ def test_equal_trees_give_equal_files() -> None:
     assert tree().to_png(dpi=50) == again.to_png(dpi=50)
 
 
-def test_files_are_what_is_returned(tmp_path: Path) -> None:
-    svg = tree().to_svg(tmp_path / "tree.svg")
-    png = tree().to_png(tmp_path / "tree.png", dpi=50)
+def test_a_file_holds_what_is_returned_without_one(tmp_path: Path) -> None:
+    svg, png = tree().to_svg(), tree().to_png(dpi=50)
+    assert tree().to_svg(tmp_path / "tree.svg") == str(tmp_path / "tree.svg")
+    assert tree().to_png(tmp_path / "tree.png", dpi=50) == str(tmp_path / "tree.png")
     assert (tmp_path / "tree.svg").read_text(encoding="utf-8") == svg
     assert (tmp_path / "tree.png").read_bytes() == png
     assert png.startswith(b"\x89PNG")

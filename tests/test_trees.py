@@ -389,7 +389,9 @@ def test_equal_inputs_give_equal_json() -> None:
 
 def test_a_changed_or_cut_off_file_is_refused(tmp_path: Any) -> None:
     path = tmp_path / "tree.json"
-    text = tree_of().to_json(path)
+    assert tree_of().to_json(path) == str(path)
+    text = path.read_text(encoding="utf-8")
+    assert text == tree_of().to_json()
     assert DefinitionTree.from_json(path) == tree_of()
     assert [p.name for p in tmp_path.iterdir()] == ["tree.json"]
     with pytest.raises(ExplorerError, match="hash does not match"):
@@ -492,8 +494,8 @@ def test_formats_hold_every_node(tmp_path: Any) -> None:
     assert len(frame) == len(tree)
     assert frame.parent[0] == -1
 
-    csv = tree.to_csv(tmp_path / "tree.csv")
-    assert (tmp_path / "tree.csv").read_text(encoding="utf-8") == csv
+    assert tree.to_csv(tmp_path / "tree.csv") == str(tmp_path / "tree.csv")
+    assert (tmp_path / "tree.csv").read_text(encoding="utf-8") == tree.to_csv()
 
     graph = tree.to_networkx()
     assert nx.is_arborescence(graph)

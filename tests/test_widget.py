@@ -788,6 +788,51 @@ def test_an_observer_that_fails_leaves_trait_and_view_the_same(
         assert value == shown[name]
 
 
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (RuntimeError("not my day"), "RuntimeError: not my day"),
+        (ExplorerError("scale is 9."), "scale is 9."),
+    ],
+    ids=["another's error", "an error of the explorer"],
+)
+def test_the_browser_is_told_that_a_change_was_made_though_an_observer_failed(
+    explore: Callable[..., FeatureExplorer], raised: Exception, said: str
+) -> None:
+    explorer = explore().wait()
+
+    def changed(_change: dict[str, Any]) -> None:
+        raise raised
+
+    explorer.observe(changed, "feature")
+    told = browser(explorer).ask({"type": "set", "values": {"direction": "3 - 5"}})
+    assert told["error"] == (
+        f"The change was made, but code that observes the explorer failed: {said}"
+    )
+    assert browser(explorer).state["_values"]["feature"] is None
+    assert explorer.feature is None
+    assert str(explorer.wait().tree.request.direction) == str(explorer.direction)
+    # What the explorer itself refuses was not done.
+    refused = browser(explorer).ask({"type": "set", "values": {"scale": -1}})["error"]
+    assert "observes" not in refused
+    with pytest.raises(type(raised)) as failed:
+        explorer.feature = 5
+    assert failed.value is raised
+
+
+@pytest.mark.parametrize("name", ["pca", "targets", "interventions", "strengths"])
+def test_setting_an_option_to_what_it_is_changes_nothing(
+    explore: Callable[..., FeatureExplorer], name: str
+) -> None:
+    explorer = explore().wait()
+    changes: list[Any] = []
+    explorer.observe(changes.append, name)
+    before = getattr(explorer, name)
+    assert isinstance(before, tuple)
+    explorer.update(**{name: list(before)})
+    assert changes == []
+
+
 def test_changes_from_two_threads_end_in_one_state(
     explore: Callable[..., FeatureExplorer],
 ) -> None:

@@ -32,7 +32,7 @@ class Format:
     Parameters
     ----------
     method
-        Method of a result that gives the text, and writes it to a path.
+        Method of a result that gives the text, or writes it to a path.
     suffix
         Suffix of its files, without the dot.
     mime
@@ -135,7 +135,7 @@ class Result:
         }
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Return the result as JSON text, and write it to ``path`` when one is given.
+        """Return the result as JSON text; or write it to ``path``, and return that.
 
         The text holds every number exactly: :meth:`from_json` gives back an equal result.
         """
@@ -163,14 +163,15 @@ class Result:
         raise NotImplementedError
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Return the table of :meth:`to_frame` as CSV, and write it to ``path`` if one is given."""
+        """Return the table of :meth:`to_frame` as CSV; or write it to ``path``, and return that."""
         return self._written(csv_text(self.to_frame(), self.index_label), path)
 
     @staticmethod
     def _written(text: str, path: str | os.PathLike[str] | None) -> str:
-        if path is not None:
-            write_text(path, text)
-        return text
+        if path is None:
+            return text
+        write_text(path, text)
+        return os.fspath(path)  # the text is too long for the output of a cell
 
     @classmethod
     def from_json(cls, source: str | os.PathLike[str]) -> Self:

@@ -301,6 +301,20 @@ class NotebookPage(WidgetPage):
             arg=self.name,
         )
 
+    def restored(self) -> None:
+        """Wait until the explorers that were saved are shown.
+
+        ipywidgets' manager, asked again by a kernel that connects late, calls itself restored before
+        it has read the notebook, and misses its models for good: a reader then loads the page again.
+        """
+        missed = self.panel.get_by_text("Error displaying widget: model not found").first
+        for _ in range(3):
+            expect(self.rows.first.or_(missed)).to_be_visible()
+            if not missed.count():
+                return
+            self.open()
+        expect(missed).to_have_count(0)
+
     @property
     def panel(self) -> Locator:
         return self.page.locator(".jp-NotebookPanel:visible")

@@ -106,20 +106,6 @@ class MarimoPage(WidgetPage):
         """Return what a cell shows with these words in it."""
         return self.page.locator(".markdown").filter(has_text=words)
 
-    def of(self, place: int) -> MarimoPage:
-        """Return the same page, seen from another of its explorers."""
-        return _Elsewhere(self, place)
-
-
-class _Elsewhere(MarimoPage):
-    def __init__(self, whole: MarimoPage, place: int) -> None:
-        super().__init__(whole.page)
-        self._place = place
-
-    @property
-    def widget(self) -> Locator:
-        return self.explorers.nth(self._place)
-
 
 @contextmanager
 def opened(

@@ -36,8 +36,8 @@ explorer = FeatureExplorer(302, subject=subject, **DIRECTION)
 asked = []
 explorer.observe(lambda change: asked.append(change.new), "feature")
 explorer"""
-#: Seconds of a cell that keeps the kernel.
-BUSY = 25
+#: Seconds of a cell that keeps the kernel, and of one that goes on after it has shown the explorer.
+BUSY, MAKING = 60, 20
 MAKE_CELL, BUSY_CELL = range(2)
 LOST = "The kernel was restarted or shut down: what you see is its last result. Run the cell again."
 #: Seconds of each forward while a tree is to be seen growing.
@@ -184,6 +184,10 @@ def test_a_busy_kernel_is_said_to_be_and_does_once_what_was_asked(
     photograph(notebook, "busy")
     expect(notebook.widget.get_by_role("textbox", name="Feature to show")).to_have_value("19")
     expect_still_of_use(notebook, tmp_path)
+    expect(notebook.status).to_contain_text(
+        re.compile(r"has not answered for [345]\d s"), timeout=90_000
+    )
+    state(notebook, "waiting")
     expect(notebook.cells.nth(BUSY_CELL).locator(".jp-OutputArea-output")).to_have_text(
         "over\n", timeout=120_000
     )
@@ -198,7 +202,7 @@ def test_a_widget_shown_by_a_cell_that_goes_on_says_what_it_waits_for(
 ) -> None:
     past_no_cell(notebook)
     notebook.write(
-        MAKE_CELL, f"{MAKE.removesuffix('explorer')}display(explorer)\ntime.sleep({BUSY})"
+        MAKE_CELL, f"{MAKE.removesuffix('explorer')}display(explorer)\ntime.sleep({MAKING})"
     )
     notebook.run(MAKE_CELL)
     # What grows is shown all the same.

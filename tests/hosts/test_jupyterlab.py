@@ -264,6 +264,6 @@ def test_a_saved_notebook_shows_its_last_state_where_the_reader_keeps_it(
         notebook.command(keep)
     notebook.lab.shut_kernels_down()
     notebook.open()
-    expect(notebook.rows.first).to_be_visible()
+    notebook.restored()
     assert notebook.rows.all_inner_texts() == rows
     expect(notebook.panel.locator(".sae-explorer-static").first).to_be_hidden()

@@ -40,7 +40,7 @@ NOTEBOOK = (
         "explorer.observe(lambda change: changed(change.new), 'feature')"
     ),
     "mo.md(f'The feature is {feature()}, is {explorer.feature}.')",
-    "explorer.wait()\nother = FeatureExplorer.demo(cutoff=1e-3)\nother",
+    "other = FeatureExplorer.demo(cutoff=1e-3)\nother",
 )
 #: An explorer in a stack with a slider that sets an option; cells that wait for it.
 STACK = (
@@ -102,6 +102,10 @@ def test_an_explorer_at_the_end_of_a_cell_grows_its_tree(show: Show, marimo: Mar
         expect(shown.rows.first).to_be_visible()
         assert shown.nodes() > 20
         expect(shown.page.locator(".sae-explorer-static")).to_have_count(0)
+        assert shown.widget.evaluate(
+            "(element) => { const output = element.getRootNode().host.closest('.output-area, .output');"
+            " return output.scrollHeight <= output.clientHeight; }"
+        )
         photograph(shown, f"marimo-{marimo.mode}-light")
 
 
@@ -129,7 +133,7 @@ def test_a_control_regrows_the_tree_and_cells_follow(show: Show) -> None:
 @shows("views")
 def test_views_of_an_explorer_stay_in_step_and_two_explorers_apart(show: Show) -> None:
     with show(*NOTEBOOK) as shown:
-        views = [shown.of(place) for place in range(3)]
+        views = [shown.nth(place) for place in range(3)]
         for view in views:
             state(view, "done")
         before = [view.rows.all_inner_texts() for view in views]

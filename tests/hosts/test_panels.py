@@ -210,16 +210,6 @@ def ran(notebook: NotebookPage, case: Case) -> Locator:
     return panel
 
 
-def taken(notebook: NotebookPage, file: str, folder: Path) -> Path:
-    """Save one of the files of the menu."""
-    press(notebook.widget, "Export")
-    with notebook.page.expect_download() as waiting:
-        notebook.widget.get_by_role("menuitem", name=file).click()
-    assert waiting.value.suggested_filename == file
-    waiting.value.save_as(folder / file)
-    return folder / file
-
-
 @pytest.mark.host("JupyterLab 4", "panels", "export")
 @every_panel
 def test_a_panel_shows_and_gives_away_what_it_found_until_an_option_changes(
@@ -232,10 +222,11 @@ def test_a_panel_shows_and_gives_away_what_it_found_until_an_option_changes(
     bar(panel, "done")
     expect(shown(panel, case)).to_be_visible()
     photograph(notebook, case.name)
-    first = case.result.from_json(taken(notebook, f"{case.name}.json", tmp_path))
+    first = case.result.from_json(notebook.exported(f"{case.name}.json", tmp_path))
     assert first.payload()["status"] == "complete"
     expect(panel.locator(".sae-run-text")).to_have_text(first.payload()["label"])
-    assert len(pd.read_csv(taken(notebook, f"{case.name}.csv", tmp_path))) == len(first.to_frame())
+    table = pd.read_csv(notebook.exported(f"{case.name}.csv", tmp_path))
+    assert len(table) == len(first.to_frame())
 
     case.change(panel)
     expect(bar(panel, "stale")).to_contain_text("from before the last change")
@@ -243,7 +234,7 @@ def test_a_panel_shows_and_gives_away_what_it_found_until_an_option_changes(
     expect(shown(panel, case)).to_be_visible()
     press(panel, "Run again")
     bar(panel, "done")
-    second = case.result.from_json(taken(notebook, f"{case.name}.json", tmp_path))
+    second = case.result.from_json(notebook.exported(f"{case.name}.json", tmp_path))
     assert second.request != first.request
 
 
@@ -339,7 +330,7 @@ def test_a_tree_is_coloured_and_sorted_by_its_lift(notebook: NotebookPage, tmp_p
     expect(notebook.rows.locator("[data-tone]").first).to_be_visible()
     photograph(notebook, "lift")
     assert notebook.rows.all_inner_texts() != before
-    tree = DefinitionTree.from_json(taken(notebook, "tree.json", tmp_path))
+    tree = DefinitionTree.from_json(notebook.exported("tree.json", tmp_path))
     assert tree.lift is not None
     row = max((row for row in range(len(tree)) if tree.parent[row] == 0), key=tree.lift.__getitem__)
     expect(notebook.rows.nth(1)).to_contain_text(tree.text(row).strip())
@@ -467,7 +458,7 @@ def test_the_report_shows_every_panel_without_a_kernel(
     assert ["from before the last change" in text for text in said.values()] == [
         case.name == "steering" for case in CASES
     ]
-    report = taken(notebook, "report.html", tmp_path)
+    report = notebook.exported("report.html", tmp_path)
     with visit(browser, report.as_uri()) as seen:
         for case in CASES:
             seen.page.get_by_role("tab", name=case.title).click()

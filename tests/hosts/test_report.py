@@ -182,7 +182,7 @@ def test_nothing_of_the_report_stands_beyond_the_edge(
         assert beyond == []
 
 
-@pytest.mark.parametrize("opens", ["Chromium"], indirect=True)
+@browsers()
 def test_a_printed_report_holds_the_whole_tree_as_folded(reader: Reader) -> None:
     reader.evaluate(
         "addEventListener('beforeprint',"

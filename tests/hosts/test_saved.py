@@ -55,7 +55,7 @@ def converted(notebook: NotebookNode, folder: Path, *options: str) -> Path:
     path = folder / "notebook.ipynb"
     nbformat.write(notebook, path)
     command = [sys.executable, "-m", "nbconvert", *options, "--output-dir", folder, path]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=True)
     (written,) = [made for made in folder.glob("notebook.*") if made != path]
     return written
 
@@ -194,6 +194,7 @@ def opened_as(*cases: tuple[bool, bool]) -> pytest.MarkDecorator:
 def test_a_trusted_notebook_shows_the_last_state_and_that_there_is_no_kernel(
     reopened: NotebookPage,
 ) -> None:
+    reopened.restored()
     widget = reopened.widget
     expect(reopened.rows.nth(3)).to_be_visible()
     expect(reopened.status).to_contain_text("no kernel")

@@ -119,7 +119,7 @@ def test_an_analysis_runs_on_request(outputs: Webview) -> None:
 def test_views_of_an_explorer_stay_in_step_and_two_explorers_apart(outputs: Webview) -> None:
     for source in (MAKE, "explorer", "other = FeatureExplorer.demo(cutoff=1e-3)\nother"):
         outputs.run(source)
-    views = [outputs.of(place) for place in range(3)]
+    views = [outputs.nth(place) for place in range(3)]
     for view in views:
         state(view, "done")
     before = [view.rows.all_inner_texts() for view in views]
@@ -191,7 +191,8 @@ def test_a_notebook_with_saved_state_shows_it_without_a_kernel(
 ) -> None:
     with opened(browser) as outputs:
         outputs.reopen(executed)
-        state(outputs, "done")
+        expect(outputs.rows.nth(3)).to_be_visible()
+        expect(outputs.status).to_contain_text("no kernel")
         nodes = outputs.rows.count()
         assert outputs.nodes() > 20
         outputs.rows.first.click()

@@ -102,20 +102,6 @@ class Webview(WidgetPage):
         """Show a notebook as it was saved, without a kernel."""
         self.page.evaluate("(notebook) => window.notebook.reopen(notebook)", notebook)
 
-    def of(self, place: int) -> Webview:
-        """Return the same outputs, seen from another explorer in them."""
-        return _Elsewhere(self, place)
-
-
-class _Elsewhere(Webview):
-    def __init__(self, whole: Webview, place: int) -> None:
-        super().__init__(whole.page)
-        self._place = place
-
-    @property
-    def widget(self) -> Any:
-        return self.page.locator(".sae-explorer").nth(self._place)
-
 
 @dataclass(frozen=True)
 class Kernel:

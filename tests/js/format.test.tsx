@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { Control } from "../../js/src/state/protocol.ts";
-import { count, decimals, numberIn, percent, plain } from "../../js/src/ui/format.ts";
+import { count, decimals, exactPercent, numberIn, percent, plain } from "../../js/src/ui/format.ts";
 import { scaleOf } from "../../js/src/ui/slider.tsx";
 import { CONTROLS } from "./explorer.tsx";
 
@@ -12,9 +12,17 @@ describe("numbers as text", () => {
     [0.0082, "0.82 %"],
     [0.000031, "0.0031 %"],
     [0.0002, "0.020 %"],
-    [2e-9, "2e-7 %"],
+    [0.0000094, "0.0009 %"],
+    [2e-9, "<0.0001 %"],
     [0, "0 %"],
   ])("percent(%d) is %s", (value, text) => expect(percent(value)).toBe(text));
+
+  test.each([
+    [0.000031, "0.0031 %"],
+    [0.0000094, "9.4e-4 %"],
+    [2e-9, "2.0e-7 %"],
+    [0, "0 %"],
+  ])("exactPercent(%d) is %s", (value, text) => expect(exactPercent(value)).toBe(text));
 
   test.each([
     [3.8, "3.8"],

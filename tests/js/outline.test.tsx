@@ -47,15 +47,15 @@ describe("lines", () => {
     expect(said(0)).toEqual(["1", "1", "1", "true", "false"]);
     expect(said(2)).toEqual(["2", "2", "2", "true", "false"]);
     expect(said(9)).toEqual(["5", "2", "2", null, "false"]);
-    expect(line(3)?.getAttribute("aria-label")).toBe("␣kind, P of path 18.0 %, p of token 30.0 %");
   });
 
   test("show tokens, figures and the definition so far", () => {
     const text = (row: number) => line(row)?.textContent;
-    expect(text(5)).toBe("␣vehicle8.10 %50.0 %a kind of vehicle");
-    expect(text(6)).toContain("∎");
+    // What each figure is, and what the signs mean, is there to be heard.
+    expect(text(5)).toBe("␣vehicle, P of path 8.10 %, p of token 50.0 %a kind of vehicle");
+    expect(text(6)).toContain("∎, closes the answer, P of path");
     expect(text(7)).toContain("∎ end");
-    expect(text(9)).toContain("car …");
+    expect(text(9)).toContain("car …, may go on");
     expect(text(0)).toContain('A typical definition of "{ghost}" would be "');
   });
 

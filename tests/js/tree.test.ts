@@ -240,6 +240,17 @@ describe("search", () => {
     }
   });
 
+  test("finds a character whose bytes share a token with letters", () => {
+    const tree = TreeData.from(
+      treePayload([
+        ROOT,
+        { parent: 0, text: " caf<0xC3>", p: 0.5 },
+        { parent: 1, text: "<0xA9>s", p: 0.5 },
+      ]),
+    );
+    expect(tree.search("café")).toEqual([2]);
+  });
+
   test("for nothing finds nothing, and letters are the same in both cases", () => {
     const tree = TreeData.from(
       treePayload([ROOT, { parent: 0, text: " ΟΔΟΣ", p: 0.5 }, { parent: 1, text: "Α", p: 0.5 }]),

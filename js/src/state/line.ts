@@ -176,7 +176,9 @@ export function openLine<Answer>(
     const asked = [...open.values()].map(({ message }) =>
       message.type === "set" && stuck() ? message.values : {},
     );
-    pending.value = Object.assign({}, ...asked);
+    const changed: Values = Object.assign({}, ...asked);
+    // Nothing is drawn anew where nothing is.
+    if (JSON.stringify(changed) !== JSON.stringify(pending.peek())) pending.value = changed;
   }
 
   function broken(): void {

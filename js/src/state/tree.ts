@@ -116,7 +116,7 @@ function kindOf(text: string, id: number, closing: string, endIds: number[]): nu
     (endIds.includes(id) ? END : 0) |
     (closes ? CLOSES : 0) |
     (quiet && id >= 0 ? QUIET : 0) |
-    (/^<0x[0-9A-F]{2}>$/.test(text) ? BYTE : 0)
+    (/<0x[0-9A-F]{2}>/.test(text) ? BYTE : 0)
   );
 }
 

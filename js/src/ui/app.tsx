@@ -52,9 +52,9 @@ export function App() {
         <section class="sae-main" aria-label="Analyses">
           <Tabs label="Analyses" panels={MAIN} chosen={local.panel.main} />
         </section>
-        <aside class="sae-side" aria-label="Lists">
+        <section class="sae-side" aria-label="Lists">
           <Tabs label="Lists" panels={SIDE} chosen={local.panel.side} />
-        </aside>
+        </section>
         {embedded.value && address && synced.contact.value !== "saved" && (
           <Embed
             address={address}
@@ -94,7 +94,7 @@ function ControlColumn() {
   const open = wanted.value ?? shown.value;
   const title = open ? "Fold the controls" : "Show the controls";
   return (
-    <aside class="sae-column" data-controls={choice} aria-label="Controls">
+    <section class="sae-column" data-controls={choice} aria-label="Controls">
       <button
         type="button"
         class="sae-fold"
@@ -111,7 +111,7 @@ function ControlColumn() {
       <div id={id} class="sae-column-body" ref={body}>
         <Controls />
       </div>
-    </aside>
+    </section>
   );
 }
 

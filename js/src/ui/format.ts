@@ -15,13 +15,20 @@ export function count(value: number): string {
   return WHOLE.format(value);
 }
 
-/** A probability as Python's tree_formats.percent has it: "12.3 %", "0.82 %", "0.0031 %", "7e-5 %". */
+/** A probability as Python's tree_formats.percent has it: "12.3 %", "0.82 %", "0.0031 %", "<0.0001 %". */
 export function percent(probability: number): string {
   const value = 100 * probability;
   if (value >= 10) return `${value.toFixed(1)} %`;
   if (value >= 0.1) return `${value.toFixed(2)} %`;
-  const short = value >= 0.001 ? value.toPrecision(2) : value.toExponential(0);
-  return `${value ? short : 0} %`;
+  if (value >= 0.001) return `${value.toPrecision(2)} %`;
+  if (value >= 0.0001) return `${value.toFixed(4)} %`;
+  return value > 0 ? "<0.0001 %" : "0 %";
+}
+
+/** A probability where it stands alone: never less than two of its digits. */
+export function exactPercent(probability: number): string {
+  const value = 100 * probability;
+  return value >= 0.001 || value === 0 ? percent(probability) : `${value.toExponential(1)} %`;
 }
 
 /** A number with no digit that does not count: "3.8", "5e-5", "0.125". */

@@ -110,8 +110,8 @@ function Feature({ walk }: { walk: Walk }) {
         aria-label="Previous feature"
         aria-keyshortcuts="["
         title="Previous feature  ["
-        disabled={still || at <= 0}
-        onClick={() => go(at - 1)}
+        disabled={still}
+        {...pressable(at > 0, () => go(at - 1))}
       >
         <Icon name="previous" />
       </button>
@@ -139,8 +139,8 @@ function Feature({ walk }: { walk: Walk }) {
         aria-label="Next feature"
         aria-keyshortcuts="]"
         title="Next feature  ]"
-        disabled={still || at >= width - 1}
-        onClick={() => go(at + 1)}
+        disabled={still}
+        {...pressable(at < width - 1, () => go(at + 1))}
       >
         <Icon name="next" />
       </button>
@@ -296,11 +296,9 @@ function StatusBar() {
         type="button"
         class="sae-action"
         data-shown={action !== null || undefined}
-        disabled={!action}
-        aria-hidden={!action || undefined}
         aria-keyshortcuts={action?.key}
         title={action?.key ? `${action.text}  Esc` : action?.text}
-        onClick={() => action && ask(action.ask)}
+        {...pressable(action !== null, () => action && ask(action.ask))}
       >
         {action?.text ?? "Cancel"}
       </button>
@@ -313,7 +311,10 @@ function StatusBar() {
 }
 
 function Figures({ status }: { status: Status }) {
-  const { nodes, covered, threshold, seconds } = status;
+  const { covered, threshold, seconds, run, state } = status;
+  const tree = useExplorer().synced.tree.value;
+  // Of rows that were lost on the way the status knows before the tree does.
+  const nodes = state === "growing" && tree?.run === run ? tree.count : status.nodes;
   const known = nodes > 0;
   return (
     <div class="sae-figures" data-known={known || undefined}>
@@ -333,9 +334,14 @@ function Figures({ status }: { status: Status }) {
   );
 }
 
+/** A button that may have nothing to do: disabled outright it would lose the focus. */
+function pressable(able: boolean, press: () => void) {
+  return { "aria-disabled": !able || undefined, onClick: () => able && press() };
+}
+
 /** What is going on in a line; what went wrong, over the tree if it is long. */
 function Notice() {
-  const { synced } = useExplorer();
+  const { synced, root } = useExplorer();
   const refusal = synced.refusal.value;
   const { error, state, text } = synced.status.value;
   const silence = synced.silence.value;
@@ -371,6 +377,9 @@ function Notice() {
             title="Dismiss"
             onClick={() => {
               synced.refusal.value = null;
+              // It vanishes: the focus goes to what was refused.
+              const field = root.querySelector<HTMLElement>("[aria-invalid=true], .sae-jump");
+              field?.focus();
             }}
           >
             <Icon name="close" />

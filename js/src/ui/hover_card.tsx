@@ -32,7 +32,7 @@ export function Token({ tree, row }: { tree: TreeData; row: number }) {
   );
 }
 
-/** A node in one line, for those who do not see it. */
+/** A node in one line, for those who do not see it; a line of the outline says the same. */
 export function nodeInWords({ tree, reading }: TreeView, row: number): string {
   if (row === 0) return `prompt ${visible(tree.prompt)}`;
   const figures = reading.figures.map(({ name, title, text }) => `${title ?? name} ${text(row)}`);
@@ -42,7 +42,13 @@ export function nodeInWords({ tree, reading }: TreeView, row: number): string {
 function inWords(tree: TreeData, row: number): string {
   if (tree.endsText(row)) return "end of text";
   const token = visibleToken(tree.tokenText(row)) || "empty token";
-  return `${token}${tree.isEnd(row) ? ", closes the answer" : tree.isOpenTip(row) ? ", may go on" : ""}`;
+  return token + asideOf(tree, row);
+}
+
+/** What the sign after a token means. */
+export function asideOf(tree: TreeData, row: number): string {
+  if (!row || tree.endsText(row)) return "";
+  return tree.isEnd(row) ? ", closes the answer" : tree.isOpenTip(row) ? ", may go on" : "";
 }
 
 /** The figures of a node. */
@@ -50,7 +56,8 @@ export function NodeFacts({ view, row }: { view: TreeView; row: number }) {
   const { tree, reading } = view;
   const facts: [string, string, string][] = [
     ...reading.figures.map(
-      ({ name, help, text }) => [name, help, text(row)] as [string, string, string],
+      ({ name, help, text, exact }) =>
+        [name, help, (exact ?? text)(row)] as [string, string, string],
     ),
     ["depth", "Number of tokens after the prompt", plain(tree.depth[row])],
     ["id", "The token's number in the vocabulary", plain(tree.tokenId(row))],

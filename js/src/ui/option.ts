@@ -46,13 +46,17 @@ export function useOption(name: string): Choice {
     synced.set({ [name]: value });
   }
 
+  function settle() {
+    // While the kernel is silent, what was asked for stands.
+    if (synced.silence.peek()) timers.current.settle = setTimeout(settle, SETTLED);
+    else if (synced.contact.peek() === "live") chosen.value = null;
+  }
+
   function change(value: Value) {
     chosen.value = { value };
     if (synced.contact.peek() !== "live") return;
     clearTimeout(timers.current.settle);
-    timers.current.settle = setTimeout(() => {
-      if (synced.contact.peek() === "live") chosen.value = null;
-    }, SETTLED);
+    timers.current.settle = setTimeout(settle, SETTLED);
     if (timers.current.send !== undefined) timers.current.waiting = { value };
     else send(value);
   }

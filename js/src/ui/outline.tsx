@@ -4,7 +4,7 @@ import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
 import { childrenOf } from "../state/tree.ts";
 import { visible } from "../text.ts";
-import { nodeInWords, Token } from "./hover_card.tsx";
+import { asideOf, Token } from "./hover_card.tsx";
 import { useRoom } from "./room.ts";
 import { pressShared, type TreeView } from "./tree_view.ts";
 
@@ -207,7 +207,6 @@ function Line(props: { row: number; view: TreeView; tabbed: boolean; onPick(row:
       aria-posinset={siblings.indexOf(row) + 1}
       aria-selected={row === selected}
       aria-expanded={inner ? open : undefined}
-      aria-label={nodeInWords(view, row)}
       style={{ transform: `translateY(${shown.place[row] * LINE}px)`, "--sae-depth": depth }}
       onClick={() => onPick(row)}
       onDblClick={() => {
@@ -230,10 +229,12 @@ function Line(props: { row: number; view: TreeView; tabbed: boolean; onPick(row:
         <code class="sae-node-token" {...tinted(reading.tone(row))}>
           <Token tree={tree} row={row} />
         </code>
+        <span class="sae-unseen">{asideOf(tree, row)}</span>
       </span>
-      {reading.figures.map(({ name, text, bar }) => (
+      {reading.figures.map(({ name, title, text, bar }) => (
         <span key={name} class="sae-share">
           {bar && <span class="sae-share-bar" style={{ "--sae-size": bar(row) }} />}
+          <span class="sae-unseen">, {title ?? name} </span>
           {text(row)}
         </span>
       ))}

@@ -4,7 +4,7 @@ import type { Explorer } from "../state/context.ts";
 import type { Colour } from "../state/local.ts";
 import type { LoopPayload } from "../state/protocol.ts";
 import type { Choice, TreeData } from "../state/tree.ts";
-import { decimals, percent } from "./format.ts";
+import { decimals, exactPercent, percent } from "./format.ts";
 
 /** One figure of each node: a column of the outline, a line of its card. */
 export interface Figure {
@@ -15,6 +15,8 @@ export interface Figure {
   /** Width of its column. */
   width: string;
   text(row: number): string;
+  /** The same where there is room, if it says more. */
+  exact?(row: number): string;
   /** Length of a bar before it, 0 to 1. */
   bar?(row: number): number;
 }
@@ -116,6 +118,7 @@ function probabilities(tree: TreeData): Figure[] {
       help: "Probability of the whole path. The bar is logarithmic, from the cutoff to 100 %.",
       width: "clamp(62px, 20cqi, 128px)",
       text: (row) => percent(tree.cumulative[row]),
+      exact: (row) => exactPercent(tree.cumulative[row]),
       bar: (row) => shareOf(tree.cumulative[row], tree.cutoff),
     },
     {
@@ -124,6 +127,7 @@ function probabilities(tree: TreeData): Figure[] {
       help: "Probability of the token after its parent",
       width: "64px",
       text: (row) => (row > 0 ? percent(tree.probability[row]) : ""),
+      exact: (row) => (row > 0 ? exactPercent(tree.probability[row]) : ""),
     },
   ];
 }

@@ -3,7 +3,7 @@ import { useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useExplorer } from "../state/context.ts";
 import { Segments, useUnique } from "./controls.tsx";
-import { count, percent, plain } from "./format.ts";
+import { count, exactPercent, percent, plain } from "./format.ts";
 import { Icon } from "./icon.tsx";
 import { type Scale, Slider } from "./slider.tsx";
 import type { TreeView } from "./tree_view.ts";
@@ -80,13 +80,13 @@ export function TreeTools(props: {
           scale={scale}
           value={trim}
           label="Trim: hide nodes less probable than"
-          text={trim > tree.cutoff ? percent(trim) : "nothing hidden"}
+          text={trim > tree.cutoff ? exactPercent(trim) : "nothing hidden"}
           disabled={!scale}
           onChange={(value) => {
             local.trim.value = value;
           }}
         />
-        <output class="sae-trimmed">{trim > tree.cutoff ? percent(trim) : "off"}</output>
+        <output class="sae-trimmed">{trim > tree.cutoff ? exactPercent(trim) : "off"}</output>
       </span>
       <label class="sae-tool">
         <input

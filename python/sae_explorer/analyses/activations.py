@@ -233,7 +233,7 @@ def measure_first(
     progress: Callable[[Progress], object] | None,
     cancel: threading.Event | None,
 ) -> bool:
-    """Run the built-in texts now, with progress, where a change would run them later.
+    """Run the built-in texts now, with progress, where an intervention would run them later.
 
     Parameters
     ----------
@@ -251,22 +251,18 @@ def measure_first(
     bool
         Whether all that is needed is known now: False if they were given up, which leaves nothing.
     """
-    if not any(getattr(one, "unit", "") == "max_activation" for one in interventions):
-        return True
-    if reading.known_maxima(subject) is not None:
-        return True
-
-    def told(step: Progress) -> None:
-        if progress is not None:
-            text = f"measuring the largest activation, {step.text}"
-            progress(Progress(step.share, text, lambda: None))
-
+    counted = (one.feature for one in interventions if getattr(one, "unit", "") == "max_activation")
     try:
-        scan = run(subject, ActivationRequest(), progress=told, cancel=cancel)
+        for share, tokens in reading.measuring(subject, counted):
+            if progress is not None:
+                text = f"measuring the largest activation, {tokens:,} tokens"
+                progress(Progress(share, text, lambda: None))
+            if cancel is not None and cancel.is_set() and share < 1:
+                return False
     except KeyboardInterrupt:
         warnings.warn("Interrupted: the result is empty.", PartialResultWarning, stacklevel=4)
         return False
-    return scan.status == "complete"
+    return True
 
 
 def _fingerprint(texts: Iterable[str]) -> str:

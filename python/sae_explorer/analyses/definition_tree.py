@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 
@@ -14,7 +15,6 @@ from sae_explorer.results import Provenance, Result, column, packed, write_bytes
 from sae_explorer.text import join_tokens
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Sequence
 
     import networkx as nx
@@ -469,11 +469,17 @@ class DefinitionTree(Result):
         return frame
 
     def to_newick(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Return the tree in Newick format; a branch is as long as -log of its probability."""
+        """Return the tree in Newick format; or write it to ``path``, and return that.
+
+        A branch is as long as -log of its probability.
+        """
         return self._written(tree_formats.newick(self), path)
 
     def to_dot(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Return the tree in Graphviz' DOT language, left to right, lines as wide as in the view."""
+        """Return the tree in Graphviz' DOT language; or write it to ``path``, and return that.
+
+        It is drawn left to right, with lines as wide as in the view.
+        """
         return self._written(tree_formats.dot(self), path)
 
     def to_svg(
@@ -481,7 +487,9 @@ class DefinitionTree(Result):
         path: str | os.PathLike[str] | None = None,
         limit: int | None = tree_drawing.DEFAULT_LIMIT,
     ) -> str:
-        """Return a drawing of the tree, left to right, as SVG, and write it to ``path`` if given.
+        """Return a drawing of the tree as SVG; or write it to ``path``, and return that.
+
+        The root is on the left.
 
         Parameters
         ----------
@@ -492,13 +500,21 @@ class DefinitionTree(Result):
         """
         return self._written(tree_drawing.svg(self, limit), path)
 
+    @overload
+    def to_png(self, path: None = None, limit: int | None = ..., dpi: float = ...) -> bytes: ...
+
+    @overload
+    def to_png(
+        self, path: str | os.PathLike[str], limit: int | None = ..., dpi: float = ...
+    ) -> str: ...
+
     def to_png(
         self,
         path: str | os.PathLike[str] | None = None,
         limit: int | None = tree_drawing.DEFAULT_LIMIT,
         dpi: float = tree_drawing.DEFAULT_DPI,
-    ) -> bytes:
-        """Return the drawing of :meth:`to_svg` as PNG, and write it to ``path`` if one is given.
+    ) -> bytes | str:
+        """Return the drawing of :meth:`to_svg` as PNG; or write it to ``path``, and return that.
 
         Parameters
         ----------
@@ -508,9 +524,10 @@ class DefinitionTree(Result):
             Dots per inch; a label is an eighth of an inch high.
         """
         drawn = tree_drawing.png(self, limit, dpi)
-        if path is not None:
-            write_bytes(path, drawn)
-        return drawn
+        if path is None:
+            return drawn
+        write_bytes(path, drawn)
+        return os.fspath(path)
 
     def to_networkx(self) -> nx.DiGraph[int]:
         """Return a directed graph: nodes are rows, with the columns as their attributes."""

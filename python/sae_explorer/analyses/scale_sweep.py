@@ -41,7 +41,7 @@ from sae_explorer.model.decoding import (
     prompt_layout,
     refuse_nan,
 )
-from sae_explorer.model.direction import Direction  # noqa: TC001 - evaluated by the request
+from sae_explorer.model.direction import LARGEST, Direction
 from sae_explorer.model.ghost import SOURCES, DirectionRequest, ghost_vector, ghosts
 from sae_explorer.model.interventions import Intervention  # noqa: TC001 - a request reads its annotations
 from sae_explorer.model.positions import announced
@@ -95,6 +95,7 @@ class ScaleRequest(DirectionRequest):
         "Scales to try; empty takes 24 from 0.2 to 4 times the subject's own, evenly on a "
         "logarithmic axis.",
         above=0.0,
+        maximum=LARGEST,
     )
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from sae_explorer.errors import ExplorerError, PartialResultWarning
 from sae_explorer.model.changes import check
 from sae_explorer.model.direction import Direction  # noqa: TC001 - a request reads its annotations
 from sae_explorer.model.generation import Continuations, Sampling, continue_rows, text_ids
-from sae_explorer.model.interventions import Clamp, Intervention, Steer
+from sae_explorer.model.interventions import UNIT_WORDS, Clamp, Intervention, Steer
 from sae_explorer.model.reading import feature_activations, largest
 from sae_explorer.request import Request, option, takes
 from sae_explorer.results import Provenance, Result, column, nullable
@@ -39,13 +39,6 @@ if TYPE_CHECKING:
 
     from sae_explorer.model.generation import Step
     from sae_explorer.subject import Subject
-
-#: What a strength of 1 is, in words.
-_UNITS = {
-    "residual_norm": "residual norm",
-    "max_activation": "largest activation",
-    "absolute": "activation",
-}
 
 #: Texts generated together: a batch that small models and small devices still hold.
 MOST_TEXTS = 32
@@ -125,7 +118,7 @@ class SteeredRequest(Request):
     @property
     def unit_text(self) -> str:
         """What the strengths count, in a few words."""
-        return f"× {_UNITS[self.unit]}" if self.unit != "absolute" else _UNITS[self.unit]
+        return f"× {UNIT_WORDS[self.unit]}" if self.unit != "absolute" else UNIT_WORDS[self.unit]
 
     def unit_value(self, subject: Subject) -> float | None:
         """Return the largest activation where strengths are multiples of it, else None."""

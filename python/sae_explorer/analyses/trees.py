@@ -30,7 +30,7 @@ from sae_explorer.model.decoding import (
     chunk_size,
     open_decoder,
 )
-from sae_explorer.model.direction import Direction  # noqa: TC001 - a request reads its annotations
+from sae_explorer.model.direction import Direction, shown
 from sae_explorer.model.ghost import AUTO, SOURCES, DirectionRequest, Vector, ghost_vector
 from sae_explorer.model.interventions import Intervention  # noqa: TC001 - a request reads its annotations
 from sae_explorer.model.reading import check_length
@@ -530,7 +530,7 @@ class _Growth:
         """Check the request against the subject and prepare its prompt."""
         if request.top_k > subject.vocabulary_size:
             raise ExplorerError(
-                f"top_k is {request.top_k:,}; the vocabulary has only "
+                f"top_k is {shown(request.top_k)}; the vocabulary has only "
                 f"{subject.vocabulary_size:,} entries."
             )
         check_interventions(subject, request.interventions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from sae_explorer.studied_sae import StudiedSAE
 from sae_explorer.subject import Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -152,7 +153,7 @@ def language_model(
             token=options.get("token"),
             force_download=force_download,
         )
-    with _loading:
+    with _alone(tell):
         # A bar a tensor says nothing that the caller's own progress does not say better.
         had_bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
@@ -190,6 +191,17 @@ def language_model(
         # transformers 5 no longer notes it; provenance reads it where earlier versions put it.
         model.config._commit_hash = files.name  # noqa: SLF001
     return model, tokenizer
+
+
+@contextmanager
+def _alone(tell: Tell) -> Iterator[None]:
+    """Wait until no other model is being loaded; ``tell`` ends the wait by raising, as a cancel does."""
+    while not _loading.acquire(timeout=0.2):
+        tell("waiting until another model is loaded", None)
+    try:
+        yield
+    finally:
+        _loading.release()
 
 
 def _snapshot(name: str, options: dict[str, Any]) -> Path | None:

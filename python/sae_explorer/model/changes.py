@@ -16,7 +16,7 @@ import torch
 
 from sae_explorer.errors import ExplorerError
 from sae_explorer.model import encoding, reading
-from sae_explorer.model.direction import Direction, check_sum
+from sae_explorer.model.direction import LARGEST, Direction, check_sum
 from sae_explorer.model.interventions import Steer
 from sae_explorer.model.positions import current
 from sae_explorer.model.sites import edited
@@ -255,6 +255,7 @@ class _Edit:
             self._add_feature(one, row, one.feature, value, how)
 
     def _add_vector(self, one: Intervention, row: int | None, vector: Tensor, value: float) -> None:
+        _check_size(one, value * float(vector.abs().max()))
         self._parts.append(_Part(one, row, len(self._vectors), value, "vector"))
         self._vectors.append(vector)
 
@@ -266,6 +267,7 @@ class _Edit:
         value: float,
         how: Literal["add", "hold"],
     ) -> None:
+        _check_size(one, value)
         if feature not in self._features:
             self._features.append(feature)
         self._parts.append(_Part(one, row, self._features.index(feature), value, how))
@@ -445,6 +447,14 @@ def _chosen(intervention: Intervention, layout: Layout, bos: int) -> NDArray[np.
     if intervention.skip_bos and isinstance(intervention.at, str):  # a listed place is meant
         where = where & ~((layout.position == 0) & (layout.ids == bos))
     return where
+
+
+def _check_size(one: Intervention, size: float) -> None:
+    """Refuse products of numbers, each of them possible, that a norm would make nothing of."""
+    if abs(size) > LARGEST:
+        raise ExplorerError(
+            f"{one.label} comes to {size:.2g}; at most {LARGEST:g} is possible. Take a smaller number."
+        )
 
 
 def added_vector(subject: Subject, what: int | Direction) -> Tensor:

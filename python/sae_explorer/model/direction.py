@@ -28,8 +28,9 @@ _TERM = re.compile(
     r"(?:\s*:\s*(?P<weights>\w+))?(?=\s*(?:[+-]|$))\s*"
 )
 
-#: Beyond any use; the products of larger ones with weights of a model are no float32.
-_LARGEST = 1e30
+#: Beyond any use of a weight, a strength or a scale. Norms square what they are given: after numbers
+#: from about 1e19 on the squares are no float32, and the norm would quietly give 0.
+LARGEST = 1e15
 
 #: Digits of the longest index; Python refuses to read numbers of thousands of them.
 _DIGITS = 18
@@ -72,8 +73,7 @@ class Term:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if not -_LARGEST < self.weight < _LARGEST:  # NaN is not
-            raise ExplorerError(f"A direction's weight is {shown(self.weight)}; it must be finite.")
+        _check_weight(self.weight)
         if self.weights not in (None, *_SIDES):
             raise ExplorerError(
                 f"The weights of feature {self.feature} are {shown(self.weights)}; they must be "
@@ -134,8 +134,7 @@ class Direction:
         factor = plain_number(factor)
         if isinstance(factor, bool) or not isinstance(factor, (int, float)):
             return NotImplemented
-        if not -_LARGEST < factor < _LARGEST:
-            raise ExplorerError(f"A direction's weight is {shown(factor)}; it must be finite.")
+        _check_weight(factor)
         return Direction(
             tuple(
                 Term(term.weight * factor, term.feature, term.weights, term.vector, term.name)
@@ -273,6 +272,13 @@ class Direction:
         return found
 
 
+def _check_weight(weight: float) -> None:
+    if not -LARGEST <= weight <= LARGEST:  # NaN is not
+        raise ExplorerError(
+            f"A direction's weight is {shown(weight)}; it must be finite, and at most {LARGEST:g}."
+        )
+
+
 def check_sum(direction: Direction, parts: Sequence[tuple[float, Vector]]) -> None:
     """Refuse a sum that cancels out: it has no direction.
 
@@ -331,13 +337,9 @@ def vector(values: Sequence[float] | Any, name: str = "vector") -> Direction:
         numbers = tuple(float(value) for value in given)
     except (TypeError, ValueError, OverflowError) as error:
         raise ExplorerError(f"{name} is no vector; give d_model numbers.") from error
-    with np.errstate(over="ignore"):
-        single = np.asarray(numbers, np.float32)
-    if not numbers or not np.isfinite(single).all():
-        raise ExplorerError(
-            f"{name} holds {'no numbers' if not numbers else 'numbers that are not finite'}; give "
-            "d_model finite numbers."
-        )
+    if not numbers or not (np.abs(numbers) <= LARGEST).all():  # NaN is not
+        held = f"numbers that are not finite, or above {LARGEST:g}" if numbers else "no numbers"
+        raise ExplorerError(f"{name} holds {held}; give d_model finite numbers.")
     return Direction((Term(1.0, vector=numbers, name=name),))
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sae_explorer.errors import ExplorerError
-from sae_explorer.model.direction import Direction, check_sum
+from sae_explorer.model.direction import LARGEST, Direction, check_sum, shown
 from sae_explorer.request import Request, option
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class DirectionRequest(Request):
         "noise. None takes the subject's (3.8 for Gemma-2B, else the mean "
         "distance of the token embeddings from their centroid), 'auto' the best one of a sweep.",
         above=0.0,
+        maximum=LARGEST,
         slider=(0.1, 10.0),
         choices=(AUTO,),
     )
@@ -103,10 +104,10 @@ class DirectionRequest(Request):
                     f"weights is {self.weights!r}; it must be 'encoder', 'decoder' or two "
                     "coefficients, such as (0.5, 0.5)."
                 )
-        elif len(self.weights) != 2 or not any(self.weights):
+        elif len(self.weights) != 2 or not 0 < max(map(abs, self.weights)) <= LARGEST:
             raise ExplorerError(
-                f"weights is {self.weights!r}; a mix takes two coefficients, of the encoder and "
-                "of the decoder direction, not both 0."
+                f"weights is {shown(self.weights)}; a mix takes two coefficients, of the encoder and "
+                f"of the decoder direction, not both 0, and none above {LARGEST:g}."
             )
         if sum(self.pca) > 1 + 1e-9:
             raise ExplorerError(
@@ -262,8 +263,8 @@ def _given_vector(subject: Subject, name: str, values: Sequence[float]) -> Vecto
         raise ExplorerError(
             f"The {name} has {vector.size} numbers; the model's embeddings have {subject.d_model}."
         )
-    if not np.isfinite(vector).all():
-        raise ExplorerError(f"The {name} holds numbers too large for float32. Scale it down.")
+    if not (np.abs(vector) <= LARGEST).all():
+        raise ExplorerError(f"The {name} holds numbers above {LARGEST:g}. Scale it down.")
     return vector
 
 

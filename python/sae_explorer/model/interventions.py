@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self, TypeAlias
 
 from sae_explorer.errors import ExplorerError, did_you_mean
-from sae_explorer.model.direction import Direction, plain_number, shown
+from sae_explorer.model.direction import LARGEST, Direction, plain_number, shown
 
 At: TypeAlias = str | tuple[int, ...]
 
@@ -25,8 +25,12 @@ PLACES = ("all", "prompt", "generated", "ghost")
 #: What a number may be a multiple of.
 UNITS = ("absolute", "max_activation", "residual_norm")
 
-#: Beyond any activation; larger ones are no float32.
-_LARGEST = 1e30
+#: What a number of 1 is in each unit, in words.
+UNIT_WORDS = {
+    "absolute": "activation",
+    "max_activation": "largest activation",
+    "residual_norm": "residual norm",
+}
 
 #: Beyond the end of any text.
 _FURTHEST = 10**9
@@ -97,9 +101,9 @@ class Intervention:
         number = plain_number(getattr(self, name))
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise ExplorerError(f"{name} of {self._name} is {shown(number)}; it must be a number.")
-        if not -_LARGEST < number < _LARGEST:  # NaN is not
+        if not -LARGEST <= number <= LARGEST:  # NaN is not
             raise ExplorerError(
-                f"{name} of {self._name} is {shown(number)}; it must be finite, and below {_LARGEST:g}."
+                f"{name} of {self._name} is {shown(number)}; it must be finite, and at most {LARGEST:g}."
             )
         return float(number)
 
@@ -271,11 +275,8 @@ class Steer(Intervention):
         return self.strength == 0
 
     def _what(self) -> str:
-        counted = {"absolute": "", "max_activation": " x max", "residual_norm": " x norm"}[
-            self.unit
-        ]
         about = "" if isinstance(self.feature, Direction) else "feature "
-        return f"{about}{self.feature} {self.strength:+g}{counted}"
+        return f"{about}{self.feature} {self.strength:+g}{_times(self.unit)}"
 
 
 @dataclass(frozen=True)
@@ -314,8 +315,7 @@ class Clamp(Intervention):
     skip_bos: bool = False
 
     def _what(self) -> str:
-        counted = " x max" if self.unit == "max_activation" else ""
-        return f"feature {self.feature} at {self.value:g}{counted}"
+        return f"feature {self.feature} at {self.value:g}{_times(self.unit)}"
 
 
 @dataclass(frozen=True)
@@ -346,6 +346,11 @@ class Ablate(Intervention):
 
 
 KINDS: Mapping[str, type[Intervention]] = {one.kind: one for one in (Steer, Clamp, Ablate)}
+
+
+def _times(unit: str) -> str:
+    """Return what stands behind a number in a label."""
+    return "" if unit == UNITS[0] else f" × {UNIT_WORDS[unit]}"
 
 
 def _no_word_of(text: str, word: str, possible: Iterable[str]) -> ExplorerError:

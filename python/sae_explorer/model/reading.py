@@ -22,6 +22,7 @@ from sae_explorer.errors import ExplorerError
 from sae_explorer.model import sites
 from sae_explorer.model.capture import capture
 from sae_explorer.model.encoding import (
+    ALONE,
     encoded,
     encoded_parts,
     positions_for,
@@ -55,8 +56,9 @@ _State: TypeAlias = tuple[str, str, str]
 _Kept: TypeAlias = WeakKeyDictionary[Any, WeakKeyDictionary[Any, dict[_State, _T]]]
 
 #: Largest activations in the built-in corpus and mean norms, by model and SAE, for as long as both
-#: are there.
+#: are there. Of features that were measured alone: the activation, and on how many tokens.
 _maxima: _Kept[Maxima] = WeakKeyDictionary()
+_alone: _Kept[dict[int, tuple[float, int]]] = WeakKeyDictionary()
 _norms: _Kept[float] = WeakKeyDictionary()
 
 
@@ -159,6 +161,8 @@ class Totals:
     ----------
     subject
         The model and the SAE; its hook points must be in the model.
+    features
+        Which features are measured; None takes all.
 
     Attributes
     ----------
@@ -166,10 +170,11 @@ class Totals:
         How many tokens were measured, the first one of each text left out.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
+    def __init__(self, subject: Subject, features: Sequence[int] | None = None) -> None:
+        self._subject, self._features = subject, features
         self._reads, self._writes = subject.site(), subject.site_out()
-        width, device = subject.sae.width, subject.sae.sae.W_dec.device
+        width = subject.sae.width if features is None else len(features)
+        device = subject.sae.sae.W_dec.device
         self._largest = torch.zeros(width, device=device)
         self._fired = torch.zeros(width, dtype=torch.int64, device=device)
         self._norms = 0.0
@@ -189,7 +194,7 @@ class Totals:
             read, written = (part[counted.to(part.device)] for part in (found[0], found[-1]))
             lengths = written.float().norm(dim=-1).sum(dtype=_widest(written))
             self._norms += _finite(subject, float(lengths))
-            for activations in encoded_parts(subject.sae, read):
+            for activations in encoded_parts(subject.sae, read, self._features):
                 torch.maximum(self._largest, activations.amax(dim=0), out=self._largest)
                 self._fired += (activations > 0).sum(dim=0)
         self.tokens += len(read)
@@ -211,20 +216,46 @@ class Totals:
         return self._norms / self.tokens
 
 
-def known_maxima(subject: Subject) -> Maxima | None:
-    """Return the largest activations in the built-in texts, if these were run before."""
-    return _kept(_maxima, subject).get(_state(subject))
-
-
 def keep_maxima(subject: Subject, maxima: Maxima) -> None:
     """Keep what was measured on all of the built-in texts, for :func:`largest`."""
     _kept(_maxima, subject)[_state(subject)] = maxima
 
 
+def measuring(subject: Subject, features: Iterable[int]) -> Iterator[tuple[float, int]]:
+    """Run the built-in texts for what :func:`largest` tells of features, one forward at a time.
+
+    All other features are measured with them, unless that takes longer than the model itself, as in
+    a small model with a very wide SAE. Nothing is run for what is known, and what was measured is
+    kept once all texts were run.
+
+    Yields
+    ------
+    tuple of float and int
+        The share of the texts that were run, and how many tokens these have.
+    """
+    wanted = [feature for feature in dict.fromkeys(features) if _known(subject, feature) is None]
+    if not wanted:
+        return
+    refuse_without_activations(subject.sae)
+    few = _costs_more_than_the_model(subject.sae.sae, subject.model)
+    totals = Totals(subject, wanted if few else None)
+    groups = batches(subject, corpus())
+    for done, rows in enumerate(groups, start=1):
+        totals.add(rows)
+        yield done / len(groups), totals.tokens
+    maxima = totals.maxima()
+    if few:
+        found = ((activation, maxima.tokens) for activation in maxima.activations.tolist())
+        alone = _kept(_alone, subject).setdefault(_state(subject), {})
+        alone.update(zip(wanted, found, strict=True))
+    else:
+        keep_maxima(subject, maxima)
+
+
 def largest(subject: Subject, feature: int) -> float:
     """Return a feature's largest activation on the built-in texts, in the SAE's units.
 
-    All of them are run, once for each SAE on each model; do not ask first inside an intervention.
+    They are run unless it is known (see :func:`measuring`); do not ask first inside an intervention.
 
     Raises
     ------
@@ -232,18 +263,14 @@ def largest(subject: Subject, feature: int) -> float:
         If there is no such feature, it never fired, or the SAE measures nothing.
     """
     subject.sae.check_feature(feature)
-    maxima = known_maxima(subject)
-    if maxima is None:
-        refuse_without_activations(subject.sae)
-        totals = Totals(subject)
-        for rows in batches(subject, corpus()):
-            totals.add(rows)
-        maxima = totals.maxima()
-        keep_maxima(subject, maxima)
-    found = float(maxima.activations[feature])
+    for _ in measuring(subject, [feature]):
+        pass
+    known = _known(subject, feature)
+    assert known is not None  # it was measured just now, if not before
+    found, tokens = known
     if not found > 0:
         raise ExplorerError(
-            f"Feature {feature} of {subject.sae.sae_id} fires at none of the {maxima.tokens:,} tokens "
+            f"Feature {feature} of {subject.sae.sae_id} fires at none of the {tokens:,} tokens "
             'of the built-in texts, so its largest activation is unknown. Use unit="absolute", or '
             "another feature."
         )
@@ -312,6 +339,22 @@ def feature_activations(subject: Subject, features: Sequence[int], ids: Tensor) 
             (read,) = capture(subject.model, [subject.site()], rows)
             found.append(encoded(subject.sae, read, features).cpu())
     return torch.cat(found)
+
+
+def _known(subject: Subject, feature: int) -> tuple[float, int] | None:
+    """Return a feature's largest activation and on how many tokens, if it was measured before."""
+    state = _state(subject)
+    maxima = _kept(_maxima, subject).get(state)
+    if maxima is not None:
+        return float(maxima.activations[feature]), maxima.tokens
+    return _kept(_alone, subject).get(state, {}).get(feature)
+
+
+def _costs_more_than_the_model(sae: Any, model: torch.nn.Module) -> bool:
+    """Tell whether one feature alone is much cheaper to measure than all: each weight costs the same."""
+    if sae.cfg.architecture() not in ALONE:
+        return False
+    return bool(sae.W_enc.numel() > sum(weight.numel() for weight in model.parameters()))
 
 
 def _finite(subject: Subject, number: float) -> float:

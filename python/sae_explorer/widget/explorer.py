@@ -29,6 +29,7 @@ from sae_explorer.subject import Subject
 from sae_explorer.text import visible
 from sae_explorer.widget import html
 from sae_explorer.widget.panels import (
+    DEFAULTS,
     OPTIONS,
     Content,
     JobState,
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
     from sae_explorer.model.direction import Direction
 
 _REPORT = "report.html"
+#: What is said of an error that is not the explorer's own.
+_OBSERVED = "The change was made, but code that observes the explorer failed"
 #: What is no option of an explorer, though it is one of a function, and how it is done.
 _ELSEWHERE = {
     "release": " Choose by explorer.select(sae_id=..., release=...).",
@@ -74,15 +77,10 @@ class _Option(traitlets.TraitType[Any, Any]):
 
 def _members() -> dict[str, Any]:
     """Return a trait for each option and, for each analysis, its result and the browser's copy."""
-    defaults = {name: entry["default"] for name, entry in OPTIONS.items()}
     return {
         **{
-            name: _Option(
-                default_value=tuple(default) if isinstance(default, list) else default,
-                allow_none=True,
-                help=OPTIONS[name]["help"],
-            )
-            for name, default in defaults.items()
+            name: _Option(default_value=default, allow_none=True, help=OPTIONS[name]["help"])
+            for name, default in DEFAULTS.items()
         },
         **{
             f"_{name}": traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
@@ -585,10 +583,14 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         """Let the traits say what the session's options are."""
         now, known = self._session.values, self.traits()
         self._publish(self.set_trait, "_values", _as_json(now))
-        # Each of them, though an observer of another may fail.
-        with contextlib.ExitStack() as stack:
-            for name in reversed(values):
-                stack.callback(known[name].store, self, now[name])
+        try:
+            # Each of them, though an observer of another may fail.
+            with contextlib.ExitStack() as stack:
+                for name in reversed(values):
+                    stack.callback(known[name].store, self, now[name])
+        except Exception as error:
+            error.add_note(_OBSERVED)
+            raise
 
     # ---- telling the browser
 
@@ -653,7 +655,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
             return {"ok": True, **(self._heard(told) or {})}
         # Whatever it is must be told where it was asked: nobody sees the kernel's log.
         except Exception as error:  # noqa: BLE001
-            return {"ok": False, "error": visible(in_words(error))}
+            return {"ok": False, "error": visible(_refusal(error))}
 
     def _heard(self, told: Mapping[str, Any]) -> dict[str, Any] | None:
         """Do what a message asks for, and return what to reply."""
@@ -735,6 +737,14 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
     def _show_summary(self) -> None:
         if self._summary is not None:
             self._summary.update(self._summary_data(), raw=True)
+
+
+def _refusal(error: Exception) -> str:
+    """Return what to tell the browser of what its message ended with."""
+    if _OBSERVED not in getattr(error, "__notes__", ()):
+        return in_words(error)
+    said = str(error) if isinstance(error, ExplorerError) else f"{type(error).__name__}: {error}"
+    return f"{_OBSERVED}: {said}"
 
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:

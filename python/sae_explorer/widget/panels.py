@@ -204,6 +204,10 @@ def checked_alone(name: str, value: Any) -> Any:
     return checked(_DECLARING[name], name, value)
 
 
+#: What the options are where nobody sets them, as requests hold them.
+DEFAULTS = {name: checked_alone(name, entry["default"]) for name, entry in OPTIONS.items()}
+
+
 def files_of(results: Mapping[str, Result]) -> dict[str, tuple[Result, Format]]:
     """Return the files that results can be written to, by name."""
     return {

@@ -15,7 +15,7 @@ from sae_explorer.analyses import ANALYSES
 from sae_explorer.errors import ExplorerError, did_you_mean
 from sae_explorer.model.ghost import SOURCES
 from sae_explorer.widget.jobs import Cancelled, Job, Worker
-from sae_explorer.widget.panels import JobState, Panel, in_words
+from sae_explorer.widget.panels import JobState, Panel
 
 if TYPE_CHECKING:
     import threading
@@ -57,6 +57,9 @@ class Surroundings(Protocol):
 
     def settle(self) -> None:
         """Tell how things stand."""
+
+    def in_words(self, error: BaseException) -> str:
+        """Return what to tell a reader of what a run failed with."""
 
 
 @dataclass
@@ -351,7 +354,7 @@ class Requested:
                 return
             panel.drop_job()
             if not isinstance(error, Cancelled):
-                self._break(panel, panel.wanted, in_words(error))
+                self._break(panel, panel.wanted, self._session.in_words(error))
             self._session.settle()
 
     def _break(self, panel: _Requested, wanted: Request | None, error: str) -> None:

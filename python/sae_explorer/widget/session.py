@@ -20,6 +20,7 @@ from sae_explorer.model.ghost import SOURCES
 from sae_explorer.subject import Subject
 from sae_explorer.widget.jobs import Cancelled, Job, Worker
 from sae_explorer.widget.panels import (
+    DEFAULTS,
     OPTIONS,
     Content,
     Panel,
@@ -120,7 +121,7 @@ class Session:
         self.status = Status()
         #: The status of the tree that is shown, whatever comes after it.
         self._kept = Status()
-        self.values = {name: entry["default"] for name, entry in OPTIONS.items()}
+        self.values: dict[str, Any] = dict(DEFAULTS)
         source = {} if any(given.get(name) is not None for name in SOURCES) else {"feature": 0}
         self.values |= self.checked({**given, **source})
         self._initial = dict(self.values)
