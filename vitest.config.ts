@@ -6,5 +6,6 @@ export default defineConfig({
     environment: "happy-dom",
     include: ["tests/js/**/*.test.{ts,tsx}"],
     restoreMocks: true,
+    testTimeout: 20_000, // for machines that do other things as well
   },
 });

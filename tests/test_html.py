@@ -16,9 +16,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import ipywidgets
 import pytest
 
-from sae_explorer import DefinitionTree, ExplorerError, Subject, grow_tree, logit_lens, rank_tokens
+from sae_explorer import (
+    DefinitionTree,
+    ExplorerError,
+    FeatureExplorer,
+    Subject,
+    grow_tree,
+    logit_lens,
+    rank_tokens,
+)
 from sae_explorer.analyses.closed_loop import close_loop
 from sae_explorer.analyses.dose_response import dose_response
 from sae_explorer.analyses.scale_sweep import sweep_scales
@@ -299,6 +308,15 @@ def test_snapshot_frames_the_page_and_keeps_it_apart(assets: None) -> None:
     assert "allow-same-origin" not in str(frame["sandbox"])
     assert "Feature 302" in elements.text
     assert "MB of HTML" in repr(shown)
+
+
+def test_what_a_notebook_keeps_of_an_explorer_is_small() -> None:
+    explorer = FeatureExplorer.demo(layer=3, feature=302, cutoff=5e-5)
+    assert len(explorer.wait().tree) > 150
+    kept = ipywidgets.Widget.get_manager_state(widgets=[explorer])
+    assert 100_000 < len(json.dumps(kept)) < 300_000
+    assert len(explorer.snapshot()._repr_html_()) < 400_000
+    explorer.close()
 
 
 def test_missing_front_end_says_how_to_build_it(

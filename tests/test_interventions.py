@@ -554,6 +554,23 @@ def read_or_refused(read: Callable[[], Intervention]) -> None:
     assert len(said) < 500
 
 
+@pytest.mark.parametrize(
+    ("made", "label"),
+    [
+        (Steer(3, 0.5, "residual_norm"), "feature 3 +0.5 × residual norm"),
+        (
+            Steer(3, -2.0, "max_activation", at="ghost"),
+            "feature 3 -2 × largest activation at the ghost",
+        ),
+        (Clamp(3, 1.5, "max_activation"), "feature 3 at 1.5 × largest activation"),
+        (Clamp(3, 8.0, at="prompt", skip_bos=True), "feature 3 at 8 in the prompt without BOS"),
+        (Ablate(3), "feature 3 ablated"),
+    ],
+)
+def test_a_label_says_what_is_done_and_in_which_unit(made: Intervention, label: str) -> None:
+    assert made.label == label
+
+
 @given(FIELDS | st.dictionaries(st.text(max_size=5), ANYTHING, max_size=3))
 @settings(max_examples=300, deadline=None)
 def test_any_json_is_an_intervention_or_an_error_in_one_line(values: dict[str, Any]) -> None:

@@ -142,6 +142,21 @@ describe("state and figures", () => {
     expect(shown.find(".sae-figures").innerHTML).toContain("begins with a path to a tip");
   });
 
+  test("nodes are those of the tree that grows, however far the kernel is", async () => {
+    shown = await show({ _status: { ...STATUS, state: "growing" } });
+    expect(shown.find(".sae-figures b").textContent).toBe("2");
+  });
+
+  test("the button for Cancel keeps the focus when there is nothing left to cancel", async () => {
+    shown = await show({ _status: { ...STATUS, state: "growing" } });
+    shown.button("Cancel").focus();
+    shown.model.set("_status", STATUS);
+    await vi.advanceTimersByTimeAsync(0);
+    expect(document.activeElement).toBe(shown.find(".sae-action"));
+    await click(shown.find(".sae-action"));
+    expect(shown.asked("cancel")).toEqual([]);
+  });
+
   test("progress is a number where it is known", async () => {
     shown = await show({ _status: { ...STATUS, state: "loading", progress: 0.25 } });
     const bar = shown.find("[role=progressbar]");
@@ -172,12 +187,13 @@ describe("what went wrong", () => {
     expect(() => shown.named("Dismiss")).toThrow();
   });
 
-  test("a refusal can be dismissed", async () => {
+  test("a refusal can be dismissed, and the focus stays in the widget", async () => {
     shown = await show({ _status: { ...STATUS, state: "growing" } });
     await click(shown.button("Cancel"));
     await shown.answer("cancel", { ok: false, error: "Nothing runs." });
     expect(shown.find("[role=alert]").textContent).toBe("Nothing runs.");
     await click(shown.named("Dismiss"));
     expect(shown.find("[role=alert]").textContent).toBe("");
+    expect(document.activeElement).toBe(shown.named("Feature to show"));
   });
 });

@@ -56,7 +56,7 @@ export function Header({ walk, onEmbed }: { walk: Walk; onEmbed(): void }) {
   const { synced } = useExplorer();
   const subject = synced.subject.value;
   return (
-    <header class="sae-header">
+    <section class="sae-header" aria-label="Feature and state">
       <div class="sae-bar">
         <Feature walk={walk} />
         <Featured walk={walk} subject={subject} />
@@ -68,7 +68,7 @@ export function Header({ walk, onEmbed }: { walk: Walk; onEmbed(): void }) {
         <ExportMenu />
       </div>
       <StatusBar />
-    </header>
+    </section>
   );
 }
 

@@ -148,7 +148,7 @@ def answers(tree: DefinitionTree, limit: int = 5) -> Text:
 
 
 def percent(probability: float) -> str:
-    """Return a probability as short as a column needs it: ``12.3 %``, ``0.0031 %``, ``7e-5 %``."""
+    """Return a probability as short as a column needs it: ``12.3 %``, ``0.0031 %``, ``<0.0001 %``."""
     value = 100 * probability
     if value >= 10:
         return f"{value:.1f} %"
@@ -156,10 +156,9 @@ def percent(probability: float) -> str:
         return f"{value:.2f} %"
     if value >= 0.001:
         return f"{value:#.2g} %"
-    if value == 0:
-        return "0 %"
-    digit, exponent = f"{value:.0e}".split("e")
-    return f"{digit}e{int(exponent)} %"
+    if value >= 0.0001:
+        return f"{value:.4f} %"
+    return "<0.0001 %" if value > 0 else "0 %"
 
 
 def _dot_string(text: str) -> str:

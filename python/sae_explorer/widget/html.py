@@ -49,14 +49,15 @@ _SCHEME_SCRIPT = """
 (() => {
   const frame = document.currentScript.previousElementSibling;
   const tell = () => {
+    if (!frame.isConnected) return watch.disconnect(); // its cell has been run again
     const [red, green, blue] = getComputedStyle(frame).color.match(/[\\d.]+/g).map(Number);
     const scheme = red + green + blue > 382 ? "dark" : "light";
     frame.contentWindow?.postMessage({ scheme }, "*");
   };
-  frame.addEventListener("load", tell);
   // Notebooks set an attribute first and load the theme's stylesheet after it.
-  const later = () => setTimeout(tell, 300);
-  new MutationObserver(later).observe(document.body, { attributes: true });
+  const watch = new MutationObserver(() => setTimeout(tell, 300));
+  watch.observe(document.body, { attributes: true });
+  frame.addEventListener("load", tell);
 })();
 """
 
