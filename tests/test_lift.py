@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -179,3 +180,15 @@ def test_a_cancelled_measurement_leaves_what_is_unknown_unknown() -> None:
 def test_no_random_directions_are_refused() -> None:
     with pytest.raises(ExplorerError, match="at least 1 random direction"):
         measure_lift(tree(), random=0)
+
+
+def test_definitions_by_lift_end_with_those_that_were_not_measured() -> None:
+    lifted = tree(lift=4)
+    assert lifted.lift is not None
+    first = lifted.definitions(1, by="lift")[0]
+    some = lifted.lift.copy()
+    some[first.row] = np.nan
+    found = replace(lifted, lift=some).definitions(None, by="lift")
+    assert found[-1].row == first.row
+    lifts = [definition.lift for definition in found[:-1]]
+    assert lifts == sorted(lifts, reverse=True)

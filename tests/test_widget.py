@@ -172,6 +172,7 @@ class Counted:
 @pytest.fixture
 def decoders(monkeypatch: pytest.MonkeyPatch) -> list[Counted]:
     """Return a list to which every decoder of a tree is added."""
+    subject()  # made before: trying a model out opens one as well
     opened: list[Counted] = []
     real = trees.open_decoder
 

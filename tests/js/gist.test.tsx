@@ -38,6 +38,9 @@ describe("the answer in a line", () => {
     ]);
     expect(tree.definitions(1)).toEqual([{ row: 3, text: "a dog" }]);
     expect(tree.definitions(2, LIFT).map(({ row }) => row)).toEqual([6, 3]);
+    // What was not measured comes last.
+    const some = LIFT.map((lift, row) => (row === 6 ? Number.NaN : lift));
+    expect(tree.definitions(9, some).map(({ row }) => row)).toEqual([3, 7, 6]);
   });
 
   test("is what is most probable, and what the feature raises", async () => {
@@ -65,6 +68,22 @@ describe("the answer in a line", () => {
     await click(shown.button("pet"));
     const chosen = shown.find('[role="treeitem"][aria-selected="true"]');
     expect(chosen.textContent).toContain("pet");
+  });
+
+  test("leads there also where the place was hidden", async () => {
+    shown = await show({ _tree: treePayload([...NODES, { parent: 0, text: '"', p: 0.05 }]) });
+    const words = [...shown.el.querySelectorAll("label")].find(
+      ({ textContent }) => textContent === "Hide quotes",
+    );
+    await click(words?.querySelector("input") as HTMLInputElement);
+    await click(shown.button("(empty)"));
+    expect(shown.find('[role="treeitem"][aria-selected="true"]').textContent).toContain('"');
+  });
+
+  test("says nothing of what another feature raises", async () => {
+    const tree = treePayload(NODES);
+    shown = await show({ _tree: { ...tree, request: { ...tree.request, feature: 8 } } });
+    expect(lines().length).toBe(1);
   });
 
   test("is not there before there is an answer", async () => {

@@ -337,7 +337,7 @@ export class TreeData implements Payload {
       if (behind[above] || (above > 0 && this.isEnd(above))) behind[row] = 1;
       else if (this.isEnd(row) || !this.firstChild[row]) rows.push(row);
     }
-    if (order) rows.sort((one, other) => order[other] - order[one]);
+    if (order) rows.sort((one, other) => falling(order, one, other));
     return rows.slice(0, limit).map((row) => {
       const text = this.textOf(row);
       if (!this.isEnd(row)) return { row, text: `${text}…` };

@@ -4,15 +4,18 @@ import type { ComponentChildren } from "preact";
 import { useMemo } from "preact/hooks";
 import { numbers } from "../state/columns.ts";
 import { useExplorer } from "../state/context.ts";
-import type { LensPayload } from "../state/protocol.ts";
+import type { LensPayload, Values } from "../state/protocol.ts";
 import type { TreeData } from "../state/tree.ts";
 import { visible } from "../text.ts";
 import { decimals, percent } from "./format.ts";
+import { same } from "./option.ts";
 import { signed } from "./reading.ts";
 import { TokenChip } from "./token_chip.tsx";
 
 const DEFINITIONS = 5;
 const RAISED = 6;
+/** Options that say what is explored. */
+const SOURCES = ["feature", "direction"];
 
 export function Gist({ tree }: { tree: TreeData }) {
   const { local, synced } = useExplorer();
@@ -40,25 +43,30 @@ export function Gist({ tree }: { tree: TreeData }) {
               local.sought.value = row;
             }}
           >
-            <bdi>{visible(text)}</bdi>
+            <bdi>{visible(text) || "(empty)"}</bdi>
             <span>{order ? signed(order[row], 1) : percent(tree.cumulative[row])}</span>
           </button>
         ))}
       </Line>
-      <Raised lens={synced.result<LensPayload>("lens").value} />
+      <Raised lens={synced.result<LensPayload>("lens").value} of={tree.request} />
     </section>
   );
 }
 
-function Raised({ lens }: { lens: LensPayload | null }) {
+function Raised({ lens, of }: { lens: LensPayload | null; of: Values }) {
   const rows =
     lens?.side.flatMap((side, row) =>
       side === "top" && lens.lens[row] === "normalised" ? [row] : [],
     ) ?? [];
-  if (!lens || !rows.length) return null;
+  // While another feature's tree has not begun to grow, the lens may be ahead of it.
+  const ahead = SOURCES.some((name) => !same(lens?.request[name] ?? null, of[name] ?? null));
+  if (!lens || !rows.length || ahead) return null;
   const logit = numbers(lens.logit);
   return (
-    <Line title="Raises" help="The tokens whose logits the feature's decoder vector raises most">
+    <Line
+      title="Raises"
+      help={`The tokens whose logits are raised most, by the ${visible(lens.label)}`}
+    >
       {rows.slice(0, RAISED).map((row) => (
         <span key={row} title={`logit ${decimals(logit[row], 2)}`}>
           <TokenChip text={lens.text[row]} />

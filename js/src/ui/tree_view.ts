@@ -129,7 +129,15 @@ export function useTreeView(tree: TreeData, reading: Reading): TreeView {
   useSignalEffect(() => {
     const row = local.sought.value;
     if (row < 0) return;
-    untracked(() => select(row));
+    untracked(() => {
+      // Whoever asks for it by name wants to see it, whatever was hidden before.
+      if (!shown.size[row]) {
+        local.trim.value = 0;
+        local.quiet.value = false;
+        local.leastLift.value = null;
+      }
+      select(row);
+    });
     local.sought.value = -1;
   });
 

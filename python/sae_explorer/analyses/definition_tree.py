@@ -310,7 +310,8 @@ class DefinitionTree(Result):
             if by == "probability" and limit is not None and len(found) == limit:
                 break
         if by == "lift":
-            found.sort(key=lambda definition: -(definition.lift or 0.0))
+            # What was not measured comes last.
+            found.sort(key=lambda one: -np.nan_to_num(one.lift or 0.0, nan=-np.inf, posinf=np.inf))
         return found[:limit]
 
     def _ends(self, token_id: int, closing: str) -> bool:

@@ -48,9 +48,13 @@ _PAGE_STYLE = (
 _SCHEME_SCRIPT = """
 (() => {
   const frame = document.currentScript.previousElementSibling;
+  const paint = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const tell = () => {
     if (!frame.isConnected) return watch.disconnect(); // its cell has been run again
-    const [red, green, blue] = getComputedStyle(frame).color.match(/[\\d.]+/g).map(Number);
+    paint.fillStyle = getComputedStyle(frame).color; // in whatever way it is written
+    paint.clearRect(0, 0, 1, 1);
+    paint.fillRect(0, 0, 1, 1);
+    const [red, green, blue] = paint.getImageData(0, 0, 1, 1).data;
     const scheme = red + green + blue > 382 ? "dark" : "light";
     frame.contentWindow?.postMessage({ scheme }, "*");
   };
