@@ -43,6 +43,7 @@ model: .venv/test-ready
 .venv/torch-ready: constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; found " + sys.version)'
 	$(PYTHON) -m venv .venv
+	@echo "Installing into .venv: about 2 GB, some minutes."
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	touch $@
 
