@@ -63,8 +63,102 @@ def test_a_message_that_is_being_done_is_not_begun_again() -> None:
 def test_only_the_last_answers_are_remembered() -> None:
     answers = Answers()
     for number in range(10_000):
-        answers.to({"type": "reset", "rid": str(number)}, lambda _told: {"ok": True})
+        told = {"type": "run", "rid": f"view{number}-1"}
+        answers.to(told, lambda _told: {"ok": True})
     assert len(answers._answers) <= 256
+    assert len(answers._decided) <= 256
+
+
+def setting(number: int, view: str = "view", **values: Any) -> dict[str, Any]:
+    return {"type": "set", "values": values, "rid": f"{view}-{number}"}
+
+
+@pytest.mark.parametrize(
+    ("later", "late", "there"),
+    [
+        (setting(3, scale=3.5), setting(2, scale=2.5), {"scale": 3.5}),
+        (setting(10, scale=3.5), setting(9, scale=2.5), {"scale": 3.5}),
+        (setting(3, scale=3.5), setting(2, scale=2.5, top_k=7), {"scale": 3.5, "top_k": 7}),
+        (setting(3, scale=3.5), {"type": "reset", "rid": "view-2"}, {"scale": 3.5, "top_k": 5}),
+        ({"type": "reset", "rid": "view-3"}, setting(2, scale=3.5), {"scale": 2.0}),
+        (setting(3, feature=5), setting(2, direction="1 - 2"), {"feature": 5, "direction": None}),
+        # Another browser's numbers are others, and what was refused has changed nothing.
+        (setting(3, scale=3.5), setting(2, "other", scale=2.5), {"scale": 2.5}),
+        (setting(3, scale=-1), setting(2, scale=2.5), {"scale": 2.5}),
+    ],
+)
+def test_a_message_that_is_late_takes_nothing_back(
+    explore: Callable[..., FeatureExplorer],  # noqa: F811
+    later: dict[str, Any],
+    late: dict[str, Any],
+    there: dict[str, Any],
+) -> None:
+    explorer = explore()
+    explorer.update(top_k=6)
+    front_end = browser(explorer)
+    heard(front_end, later)
+    assert heard(front_end, late)["ok"]
+    assert {name: getattr(explorer, name) for name in there} == there
+
+
+def test_a_run_that_is_heard_after_its_cancel_does_not_begin(
+    explore: Callable[..., FeatureExplorer],  # noqa: F811
+) -> None:
+    explorer = explore().wait()
+    front_end = browser(explorer)
+    assert heard(front_end, {"type": "cancel", "panel": "scales", "rid": "view-2"})["ok"]
+    assert heard(front_end, {"type": "run", "panel": "scales", "rid": "view-1"})["ok"]
+    assert explorer.jobs["scales"].state == "idle"
+
+
+def test_what_was_interrupted_is_answered_though_it_may_be_half_done(
+    explore: Callable[..., FeatureExplorer],  # noqa: F811
+) -> None:
+    explorer = explore().wait()
+    front_end = browser(explorer)
+    heard_of: list[Any] = []
+
+    def interrupted(change: Any) -> None:
+        heard_of.append(change.new)
+        raise KeyboardInterrupt
+
+    explorer.observe(interrupted, "scale")
+    message = {"type": "set", "values": {"scale": 2.5}, "rid": "view-1"}
+    with pytest.raises(KeyboardInterrupt):
+        front_end.send(message)
+    first = front_end.replies["view-1"]
+    assert not first["ok"]
+    assert "interrupted" in first["error"]
+    assert heard(front_end, message) == first
+    assert heard_of == [2.5]
+
+
+def test_a_file_is_written_once_however_often_it_is_asked_for_meanwhile(
+    explore: Callable[..., FeatureExplorer],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    explorer = explore().wait()
+    front_end = browser(explorer)
+    written = itertools.count()
+    write = type(explorer).to_html
+
+    def counted(explorer: FeatureExplorer) -> str:
+        next(written)
+        return write(explorer)
+
+    monkeypatch.setattr(type(explorer), "to_html", counted)
+    message = {"type": "export", "file": "report.html", "rid": "view-1"}
+    assert heard(front_end, message)["file"]["data"]
+    # It waited behind the first; whoever lost that answer asks anew.
+    assert heard(front_end, message) == {
+        "type": "reply",
+        "rid": "view-1",
+        "ok": True,
+        "gone": True,
+        "buffers": [],
+    }
+    assert heard(front_end, {**message, "rid": "view-2"})["file"]["data"]
+    assert next(written) == 2
 
 
 @pytest.mark.parametrize("lost", ["tree", "tokens", "lens"])

@@ -466,6 +466,7 @@ def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[s
         (["tree", "--feature=3", "--json", "no/tree.json"], "there is no folder no"),
         (["tree", "--feature=3", "--json", "."], "it is a folder"),
         (["tree", "--feature=3", "--json", "-", "--csv", "-"], "--json and --csv cannot both go"),
+        (["loop", "--feature=3", "--limit=5", "--json=-"], "^--json goes without --limit"),
         (["tree", "--feature=3", "--sae", "x"], "--sae needs the model it was trained on"),
         (["tree", "--feature=3", "--model", "a/b"], "give the SAE's --release too"),
         (["tree", "--feature=3", "--demo", "--release=x"], "--demo goes without --release"),
@@ -680,7 +681,7 @@ def test_a_report_holds_what_the_commands_give(
     page = tmp_path / "feature.html"
     words = ["--feature=3", "--cutoff=0.01", "--max-depth=3", "--exponent=1.2", "--limit=7"]
     assert main(["report", *on(disk), *words, "--html", str(page)]) == 0
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out.startswith("It would be defined as: ")
     attached = attached_to(page)
     tree = grow_tree(subject, feature=3, cutoff=0.01, max_depth=3)
     tokens = rank_tokens(subject, feature=3, exponent=1.2, limit=7)
@@ -709,8 +710,9 @@ def test_a_report_holds_the_analyses_that_it_is_to_hold(
     given = {**TREE, **SPECIMENS["steering"], **SPECIMENS["loop"]}
     words = [*on(disk), *flags(given), "--with", "steering, loop", "--html", str(page)]
     assert main(["report", *words]) == 0
-    lines = said(capsys.readouterr().err)
-    assert {"working on steering", "steering: done", "loop: done"} <= set(lines)
+    told = capsys.readouterr()
+    assert told.out.startswith("It would be defined as: ")
+    assert {"working on steering", "steering: done", "loop: done"} <= set(said(told.err))
     attached = attached_to(page)
     assert attached["steering.json"] == steer_text(subject, **SPECIMENS["steering"]).to_json()
     assert attached["loop.csv"] == close_loop(subject, **SPECIMENS["loop"]).to_csv()

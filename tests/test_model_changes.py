@@ -116,6 +116,22 @@ def test_a_model_that_cannot_run_any_more_is_said_to_and_the_last_result_kept(
     assert explorer._exported("tree.json")["data"].decode() == before.to_json()
 
 
+def test_a_model_that_was_freed_is_named_where_a_change_cannot_even_be_checked() -> None:
+    model = copy.deepcopy(build_model("llama"))
+    subject = Subject(model, build_tokenizer(), build_sae(model.config.hidden_size))
+    # Without a scale, that is measured on the model's embeddings.
+    explorer = FeatureExplorer(3, subject=subject, **{**OPTIONS, "scale": None}).wait()
+    before = explorer.tree
+    freed(model)
+    with pytest.raises(ExplorerError, match="The model was changed under the explorer") as told:
+        explorer.update(feature=5)
+    reply = explorer._answer({"type": "set", "values": {"feature": 5}})
+    assert reply == {"ok": False, "error": str(told.value)}
+    assert explorer.feature == 3
+    assert explorer.tree is before
+    explorer.close()
+
+
 def test_a_run_on_a_model_that_was_freed_says_so_in_its_panel(explorer: FeatureExplorer) -> None:
     freed(explorer.subject.model)
     explorer.run("steering", text="the", strengths=(1.0,), max_tokens=2)

@@ -93,6 +93,15 @@ def test_the_demos_most_probable_definitions_name_the_concept(demo_run: Any) -> 
     assert tree.definitions(1)[0].text == f"a kind of {label}"
 
 
+def test_the_features_that_the_readme_recommends_are_featured() -> None:
+    (listed,) = re.findall(
+        r"^Other features that read well are (.*?);", README, flags=re.MULTILINE | re.DOTALL
+    )
+    named = {(int(number), label) for number, label in re.findall(r"(\d+) \(([^)]+)\)", listed)}
+    assert len(named) == 6
+    assert named <= {(f.feature, f.label) for f in demo.featured() if f.layer == demo.SHOWN_LAYER}
+
+
 @pytest.mark.parametrize("command", [c for c in commands() if not c.startswith("make ")])
 def test_every_command_runs(command: str, tmp_path: Path) -> None:
     done = run(command, tmp_path)

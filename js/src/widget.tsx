@@ -12,6 +12,10 @@ export default {
     // The notebook's own shortcuts must not see what is typed here.
     const keep = (event: Event) => event.stopPropagation();
     for (const kind of ["keydown", "keyup", "keypress"]) root.addEventListener(kind, keep);
+    // Notebook 7 looks at keys before they are here, and leaves alone those of an element so marked.
+    root.addEventListener("focusin", ({ target }) => {
+      (target as Element).setAttribute("data-lm-suppress-shortcuts", "true");
+    });
     el.append(root);
     // The summary that the output carries for places without scripts: here the widget says more.
     const style = document.createElement("style");

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sae_explorer.loading.registry import registry
     from sae_explorer.model.direction import Direction, feature, vector
     from sae_explorer.model.interventions import Ablate, Clamp, Steer
+    from sae_explorer.model.reading import corpus
     from sae_explorer.subject import Subject
     from sae_explorer.widget.explorer import FeatureExplorer
 
@@ -49,6 +50,7 @@ _HOMES = {
     "TreeProgress": "analyses.trees",
     "close_loop": "analyses.closed_loop",
     "compare_trees": "analyses.tree_difference",
+    "corpus": "model.reading",
     "dose_response": "analyses.dose_response",
     "feature": "model.direction",
     "grow_tree": "analyses.trees",
@@ -85,6 +87,7 @@ __all__ = [
     "TreeProgress",
     "close_loop",
     "compare_trees",
+    "corpus",
     "dose_response",
     "feature",
     "grow_tree",

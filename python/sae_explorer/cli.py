@@ -310,8 +310,7 @@ def _analysis_parser(name: str) -> _Parser:
             "--limit",
             metavar="N",
             type=_at_least_one,
-            default=20,
-            help="rows to show in the terminal (default: %(default)s)",
+            help="rows to show in the terminal (default: 20)",
         )
     return parser
 
@@ -490,7 +489,7 @@ def _cell(value: Any) -> str:
 
 
 def _report(given: argparse.Namespace) -> int:
-    from sae_explorer.analyses import trees
+    from sae_explorer.analyses import tree_formats, trees
     from sae_explorer.widget.explorer import FeatureExplorer
     from sae_explorer.widget.panels import OPTIONS, Panel
 
@@ -521,6 +520,8 @@ def _report(given: argparse.Namespace) -> int:
                 status = _run(explorer, name, given.known) or status
     if status == _INTERRUPTED:
         _keep_from_interrupts()
+    if explorer.tree is not None and given.html != "-":
+        _show(tree_formats.answers(explorer.tree))
     _write(explorer.to_html, given.html)
     return status
 
@@ -591,10 +592,14 @@ def _open(page: Path) -> None:
 
 
 def _analyse(name: str, given: argparse.Namespace) -> int:
-    request_class, _result, run = ANALYSES[name].load()
+    request_class, result_class, run = ANALYSES[name].load()
+    has_table = hasattr(result_class, "table")
     paths = {flag: path for flag in FORMATS if (path := getattr(given, flag, None)) is not None}
     request = request_class.from_options(_given_options(request_class, given))
     _check_paths(paths)
+    if has_table:
+        for flag in paths:
+            _refuse(given, f"--{flag}", "limit")
     # Whatever the libraries print while they load is no part of the output.
     with contextlib.redirect_stdout(sys.stderr):
         subject = _subject(given)
@@ -602,7 +607,7 @@ def _analyse(name: str, given: argparse.Namespace) -> int:
     for flag, path in paths.items():
         _write(getattr(result, FORMATS[flag].method), path)
     if not paths:
-        _show(result.table(given.limit) if hasattr(result, "table") else result)
+        _show(result.table(given.limit) if has_table and given.limit else result)
     elif hasattr(result, "score"):
         _say(repr(result))  # a table of its rows does not hold it
     return status

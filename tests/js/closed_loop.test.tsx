@@ -37,9 +37,9 @@ test("the score is said in words, with its interval and what is chance", async (
 test("definitions stand with P and activation, and sort by any of them", async () => {
   shown = await open();
   expect(cells()).toEqual([
-    ["</script><img src=x onerror=alert(1)><U+202E> …", "12.5 %", "0.50"],
-    ["a dog", "10.0 %", "4.00"],
     ["the barking …", "5.00 %", "6.25"],
+    ["a dog", "10.0 %", "4.00"],
+    ["</script><img src=x onerror=alert(1)><U+202E> …", "12.5 %", "0.50"],
   ]);
   expect(shown.el.querySelector("img")).toBeNull();
   const head = [...shown.el.querySelectorAll<HTMLElement>(".sae-loop th button")].find(

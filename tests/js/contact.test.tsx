@@ -1,8 +1,9 @@
 // What the widget makes of a kernel that is busy, restarted or out of reach.
 import { act } from "preact/test-utils";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { connect, type Synced } from "../../js/src/state/synced.ts";
 import { click, press, type Shown, STATUS, SUBJECT, show, VALUES, write } from "./explorer.tsx";
-import { ROOT, treePayload } from "./model.ts";
+import { type FakeModel, fakeModel, ROOT, treePayload } from "./model.ts";
 
 let shown: Shown;
 beforeEach(() => vi.useFakeTimers());
@@ -46,12 +47,21 @@ describe("a kernel that is busy", () => {
     expect(chip()).toBe("done");
     await pass(10);
     expect(chip()).toBe("waiting");
-    expect(notice()).toContain("has not answered for 12 s: it is busy with another cell, or gone");
+    expect(notice()).toContain(
+      "has not answered for 12 s: it is busy with another cell, or gone; what you see is feature 7.",
+    );
     await pass(5);
     expect(notice()).toContain("17 s");
     await shown.answer("set", { ok: true });
     expect(chip()).toBe("done");
     expect(notice()).not.toContain("answered");
+  });
+
+  test("is not said to show something else where it shows what the field says", async () => {
+    await greeted();
+    await write(shown.find<HTMLInputElement>('[data-option="top_k"] input'), "7", "Enter");
+    await pass(5);
+    expect(notice()).toContain("busy with another cell, or gone.");
   });
 
   test("is known to be there by what it tells of its work", async () => {
@@ -60,7 +70,9 @@ describe("a kernel that is busy", () => {
     await pass(4);
     await act(async () => shown.model.tell({ type: "status", status: DONE }));
     await pass(1);
-    expect(notice()).toContain("has not answered for 5 s: it works, and answers");
+    expect(notice()).toContain(
+      "has not answered for 5 s: it works, and answers when its cell ends; what you see is feature 7.",
+    );
   });
 
   test("is sent each change once, the last value of each control", async () => {
@@ -115,8 +127,117 @@ describe("a kernel that is busy", () => {
   });
 });
 
+describe("what is asked of a kernel that does not answer", () => {
+  let model: FakeModel;
+  let synced: Synced;
+  beforeEach(async () => {
+    model = fakeModel({ _tree: TREE, _status: DONE });
+    synced = connect(model);
+    await pass(1);
+    for (const { rid } of model.sent) model.tell({ type: "reply", rid, ok: true });
+    model.sent.length = 0;
+    // What the tests around have to close.
+    shown = { close: synced.close } as Shown;
+  });
+  /** What was sent, in words, since the last look. */
+  const sent = () =>
+    model.sent.splice(0).map(({ type, panel, values, file, rid }) => {
+      rids.set(JSON.stringify(values ?? panel ?? file ?? type), rid);
+      return [type, panel ?? file, values && JSON.stringify(values)].filter(Boolean).join(" ");
+    });
+  const rids = new Map<string, unknown>();
+  const answer = (about: unknown, told: Record<string, unknown> = { ok: true }) =>
+    model.tell({ type: "reply", rid: rids.get(JSON.stringify(about)), ...told });
+  const ask = (message: Parameters<Synced["ask"]>[0]) => {
+    const asked = synced.ask(message);
+    asked.catch(() => {});
+    return asked;
+  };
+
+  test("a change is not asked for again once a later one was made", async () => {
+    const first = ask({ type: "set", values: { feature: 8 } });
+    await pass(0.5);
+    ask({ type: "set", values: { feature: 9, direction: null } });
+    sent();
+    await pass(1.4);
+    answer({ feature: 9, direction: null });
+    await pass(20);
+    expect(sent()).toEqual([]);
+    expect(await first).toBeNull();
+    expect(synced.values.value.feature).toBeUndefined();
+  });
+
+  test("a change is asked for again where a later one was refused", async () => {
+    ask({ type: "set", values: { feature: 8 } });
+    await pass(0.5);
+    ask({ type: "set", values: { feature: 9 } });
+    sent();
+    await pass(1);
+    answer({ feature: 9 }, { ok: false, error: "no" });
+    expect(sent()).toEqual(['set {"feature":8}']);
+  });
+
+  test("a run has the options that were set before it", async () => {
+    ask({ type: "set", values: { feature: 8 } });
+    await pass(1.5);
+    ask({ type: "set", values: { doses: [0] } });
+    ask({ type: "set", values: { doses: [1] } });
+    ask({ type: "run", panel: "dose" });
+    ask({ type: "set", values: { doses: [2] } });
+    expect(sent()).toEqual(['set {"feature":8}']);
+    answer({ feature: 8 });
+    expect(sent()).toEqual(['set {"doses":[1]}', "run dose", 'set {"doses":[2]}']);
+  });
+
+  test("a run that was cancelled is not asked for again", async () => {
+    const run = ask({ type: "run", panel: "dose" });
+    ask({ type: "run", panel: "scales" });
+    await pass(1.5);
+    ask({ type: "cancel", panel: "dose" });
+    sent();
+    answer("dose");
+    await pass(3);
+    expect(new Set(sent())).toEqual(new Set(["run scales"]));
+    expect(await run).toBeNull();
+  });
+
+  test("its silence is counted from its last answer", async () => {
+    ask({ type: "set", values: { feature: 8 } });
+    await pass(2);
+    ask({ type: "set", values: { feature: 9 } });
+    await pass(30);
+    expect(synced.silence.value?.seconds).toBe(32);
+    sent();
+    answer({ feature: 8 });
+    expect(sent()).toEqual(['set {"feature":9}']);
+    // It is shown as asked for all the same.
+    expect(synced.silence.value).toBeNull();
+    expect(synced.values.value.feature).toBe(9);
+    await pass(2);
+    expect(synced.silence.value).toBeNull();
+    expect(synced.values.value.feature).toBe(9);
+    await pass(2);
+    expect(synced.silence.value?.seconds).toBe(4);
+  });
+
+  test("a file whose answer was lost is asked for under another number", async () => {
+    const file = ask({ type: "export", file: "tree.csv" });
+    sent();
+    const first = rids.get('"tree.csv"');
+    await pass(3);
+    expect(sent()).toEqual(["export tree.csv"]);
+    expect(rids.get('"tree.csv"')).toBe(first);
+    answer("tree.csv", { ok: true, gone: true });
+    expect(sent()).toEqual(["export tree.csv"]);
+    expect(rids.get('"tree.csv"')).not.toBe(first);
+    const data = new DataView(new Uint8Array([97]).buffer);
+    answer("tree.csv", { ok: true, file: { name: "tree.csv", mime: "text/csv", data } });
+    expect(await file).toMatchObject({ name: "tree.csv" });
+  });
+});
+
 describe("a kernel that has ended", () => {
-  const REASON = "The kernel was restarted or shut down: what you see is its last result.";
+  const REASON = "No kernel answers: this is its last result. It may have been restarted";
   const expectLost = () => {
     expect(chip()).toBe("no kernel");
     expect(shown.find("[role=alert]").textContent).toContain(REASON);

@@ -1,7 +1,9 @@
+import { act } from "preact/test-utils";
 import { afterEach, describe, expect, test } from "vitest";
 import { numbers } from "../../js/src/state/columns.ts";
 import { TreeData } from "../../js/src/state/tree.ts";
 import { click, lensPayload, type Shown, show } from "./explorer.tsx";
+import { DONE, LOOP } from "./findings.ts";
 import { column, END_ID, type Node, ROOT, treePayload } from "./model.ts";
 
 const NODES: Node[] = [
@@ -54,13 +56,21 @@ describe("the answer in a line", () => {
     expect(lines()[1].map((text) => text?.replaceAll("␣", " "))).toEqual(raised);
   });
 
-  test("follows the order by lift that is chosen", async () => {
-    shown = await show({ _tree: treePayload(NODES, { lift: column("<f4", LIFT) }) });
-    const words = [...shown.el.querySelectorAll("label")].find(
-      ({ textContent }) => textContent === "Sort by lift",
-    );
-    await click(words?.querySelector("input") as HTMLInputElement);
-    expect(lines()[0]).toEqual(["pet+4.0", "a dog+0.5", "a cat…−1.0"]);
+  test("says what is said by lift and what the feature fires on, once they are measured", async () => {
+    const definitions = [
+      { text: "a dog", probability: 0.43, activation: 0, row: 3, complete: true },
+      { text: "pet", probability: 0.27, activation: 2.5, row: 6, complete: true },
+    ];
+    shown = await show({
+      _tree: treePayload(NODES, { lift: column("<f4", LIFT) }),
+      _loop: { ...LOOP, definitions },
+      _jobs: { loop: DONE },
+    });
+    expect(lines()[2]).toEqual(["pet+4.0", "a dog+0.5", "a cat…−1.0"]);
+    expect(lines()[3]).toEqual(["pet2.50"]);
+    const silent = definitions.map((one) => ({ ...one, activation: 0 }));
+    await act(async () => shown?.model.set("_loop", { ...LOOP, definitions: silent }));
+    expect(lines()[3]).toEqual(["none of its 2 definitions"]);
   });
 
   test("leads to the place in the tree", async () => {

@@ -30,7 +30,7 @@ export function LoopPanel() {
 
 function Loop({ payload }: { payload: LoopPayload }) {
   const { definitions, random } = payload;
-  const sorting = useSignal<Sorting>({ key: "P", falling: true });
+  const sorting = useSignal<Sorting>({ key: "activation", falling: true });
   const columns = useMemo(() => columnsOf(payload), [payload]);
   const { key, falling } = sorting.value;
   const rows = useMemo(

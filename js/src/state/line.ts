@@ -9,9 +9,9 @@ import type { Ask, Tell, Values } from "./protocol.ts";
 /** Whether there is a kernel to ask: a saved copy has none, a lost one has ended. */
 export type Contact = "live" | "lost" | "saved";
 
-/** What is said of a kernel that has ended, with what to do. */
+/** What is said where no kernel answers any more, with what to do. */
 export const LOST =
-  "The kernel was restarted or shut down: what you see is its last result. Run the cell again.";
+  "No kernel answers: this is its last result. It may have been restarted or have ended: run the cell again.";
 
 type Reply = Extract<Tell, { type: "reply" }>;
 type Granted = Extract<Reply, { ok: true }>;
@@ -41,15 +41,20 @@ const UNANSWERED = 2;
 
 /** What is asked in order, and done once. */
 const CHANGING: Ask["type"][] = ["set", "select", "reset", "run", "resume"];
+/** What takes the options as they are when it is asked: those before it are not put off behind it. */
+const TAKING: Ask["type"][] = ["run", "resume", "select", "reset"];
 
 interface Question<Answer> {
   rid: string;
   message: Ask;
   resolve(answer: Answer | null): void;
   reject(error: Error): void;
+  /** When it was asked. */
   since: number;
-  /** When it was sent last; null: it is held back. */
-  sent: number | null;
+  /** When it was sent first; null: it is held back. */
+  first: number | null;
+  /** When it was sent last. */
+  sent: number;
   /** How long it waits before it is sent again. */
   pause: number;
   /** When the kernel said that it had done with it; null: it has not. */
@@ -63,7 +68,7 @@ export interface Line<Answer> {
   silence: ReadonlySignal<Silence | null>;
   /** The changes that were asked for while the kernel is silent. */
   pending: ReadonlySignal<Values>;
-  /** Null comes back for what was no longer wanted before it was sent. */
+  /** Null comes back for what was no longer wanted before it was answered. */
   ask(message: Ask): Promise<Answer | null>;
   /** Take note that the kernel said something. */
   heard(): void;
@@ -94,6 +99,7 @@ export function openLine<Answer>(
   const pending = signal<Values>({});
   let asked = 0;
   let heardAt = Date.now();
+  let answeredAt = 0;
   let probed = 0;
   let ticked = Date.now();
   let slept = false;
@@ -101,28 +107,51 @@ export function openLine<Answer>(
   function ask(message: Ask): Promise<Answer | null> {
     if (contact.peek() !== "live" && message.type !== "hello") return Promise.reject(lost());
     drop(message);
-    asked += 1;
     return new Promise((resolve, reject) => {
-      const since = Date.now();
-      const rid = `${view}-${asked}`;
-      const question = { rid, message, resolve, reject, since, sent: null, idle: null };
-      open.set(rid, { ...question, pause: AGAIN, unanswered: 0 });
+      enter({ message, resolve, reject, since: Date.now() });
       review();
       release();
     });
   }
 
+  /** Give a question a number, under which it is still to be sent. */
+  function enter(
+    question: Pick<Question<Answer>, "message" | "resolve" | "reject" | "since">,
+  ): void {
+    asked += 1;
+    const rid = `${view}-${asked}`;
+    open.set(rid, {
+      ...question,
+      rid,
+      first: null,
+      sent: 0,
+      pause: AGAIN,
+      idle: null,
+      unanswered: 0,
+    });
+  }
+
   /** Forget what was to be asked, where what is asked now stands in its place. */
   function drop(message: Ask): void {
-    for (const question of open.values()) {
-      if (question.sent !== null || !replaces(message, question.message)) continue;
-      open.delete(question.rid);
-      question.resolve(null);
+    let taken = false;
+    for (const question of [...open.values()].reverse()) {
+      const waits = question.first === null && !(taken && message.type === "set");
+      // What was sent may be lost, and would begin after it was cancelled.
+      if ((waits || message.type === "cancel") && replaces(message, question.message)) {
+        forget(question);
+      }
+      taken ||= TAKING.includes(question.message.type);
     }
+  }
+
+  function forget(question: Question<Answer>): void {
+    open.delete(question.rid);
+    question.resolve(null);
   }
 
   function put(question: Question<Answer>): void {
     question.sent = Date.now();
+    question.first ??= question.sent;
     question.idle = null;
     try {
       send({ ...question.message, rid: question.rid }, () => {
@@ -137,44 +166,65 @@ export function openLine<Answer>(
   function stuck(): boolean {
     const now = Date.now();
     return [...open.values()].some(
-      ({ message, since, sent }) => sent !== null && changes(message) && now - since > HOLD,
+      ({ message, first }) => first !== null && changes(message) && now - quietSince(first) > HOLD,
     );
+  }
+
+  /** Since when there was no answer, to something that was sent first at a time. */
+  function quietSince(first: number): number {
+    return Math.max(first, answeredAt);
   }
 
   /** Send what was not sent yet; changes only to a kernel that hears them. */
   function release(): void {
     const held = stuck();
     for (const question of open.values()) {
-      if (question.sent === null && !(held && changes(question.message))) put(question);
+      if (question.first === null && !(held && changes(question.message))) put(question);
     }
   }
 
   function answered(reply: Reply): void {
     const question = open.get(reply.rid);
     if (!question) return;
-    open.delete(reply.rid);
     contact.value = "live";
     const now = Date.now();
+    answeredAt = now;
+    if (reply.ok) overtake(question);
+    open.delete(reply.rid);
+    const gone = reply.ok && reply.gone;
+    if (gone) enter(question);
     // It hears us: those before have been lost, or wait behind a cell that this one went past.
     for (const other of open.values()) {
-      if (other.sent !== null && now - other.sent > HOLD) put(other);
+      if (other.first !== null && now - other.sent > HOLD) put(other);
     }
     release();
     review();
+    if (gone) return;
     if (reply.ok) question.resolve(read(reply));
     else question.reject(new Error(reply.error));
   }
 
+  /** Forget what was asked before a change that was made, where that stands in its place. */
+  function overtake(made: Question<Answer>): void {
+    for (const question of open.values()) {
+      if (question === made) return;
+      if (replaces(made.message, question.message)) forget(question);
+    }
+  }
+
   function review(): void {
     const now = Date.now();
-    const [first] = open.values();
-    const waited = first && contact.peek() === "live" ? now - first.since : 0;
+    const questions = [...open.values()];
+    const first = questions.find((question) => question.first !== null)?.first;
+    const from = first && contact.peek() === "live" ? quietSince(first) : now;
     silence.value =
-      waited >= PATIENCE
-        ? { seconds: Math.floor(waited / 1000), alive: heardAt > first.since + HOLD }
+      now - from >= PATIENCE
+        ? { seconds: Math.floor((now - from) / 1000), alive: heardAt > from + HOLD }
         : null;
-    const asked = [...open.values()].map(({ message }) =>
-      message.type === "set" && stuck() ? message.values : {},
+    // Until each is answered: what the kernel has meanwhile is not to flash up.
+    const late = questions.some(({ message, since }) => changes(message) && now - since > HOLD);
+    const asked = questions.map(({ message }) =>
+      message.type === "set" && late ? message.values : {},
     );
     const changed: Values = Object.assign({}, ...asked);
     // Nothing is drawn anew where nothing is.
@@ -194,7 +244,9 @@ export function openLine<Answer>(
     if (now - ticked > ASLEEP) {
       slept = true;
       // The kernel's silence was the page's.
-      for (const question of open.values()) question.since += now - ticked;
+      for (const question of open.values()) {
+        if (question.first !== null) question.first += now - ticked;
+      }
       heardAt = now;
     }
     ticked = now;
@@ -205,7 +257,7 @@ export function openLine<Answer>(
     }
     if (contact.peek() !== "live") return;
     for (const question of open.values()) {
-      if (question.sent === null) continue;
+      if (question.first === null) continue;
       if (question.idle !== null && now - question.idle >= GRACE) {
         question.unanswered += 1;
         if (question.unanswered >= UNANSWERED) {
@@ -253,18 +305,15 @@ function lost(): Error {
   return new Error(LOST);
 }
 
-/** Whether a message makes one that was not sent yet needless. */
+/** Whether a message makes one before it needless. */
 function replaces(message: Ask, before: Ask): boolean {
-  const keys = (ask: Ask) => (ask.type === "set" ? Object.keys(ask.values).sort().join() : "");
   const panel = (ask: Ask) => ("panel" in ask ? ask.panel : undefined);
   if (message.type === "cancel") {
     const begins = before.type === "run" || before.type === "resume";
     return begins && panel(message) === panel(before);
   }
-  return (
-    changes(message) &&
-    message.type === before.type &&
-    keys(message) === keys(before) &&
-    panel(message) === panel(before)
-  );
+  if (message.type === "set" && before.type === "set") {
+    return Object.keys(before.values).every((name) => name in message.values);
+  }
+  return changes(message) && message.type === before.type && panel(message) === panel(before);
 }

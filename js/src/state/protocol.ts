@@ -2,9 +2,10 @@
 //
 // The kernel alone writes the synced traits. The browser sends messages, each with a number of its
 // own (`rid`) that comes back in the reply; what is asked again under the same number is answered
-// again, and not done twice. Rows of a growing result come in `append` messages: they say at which
-// row they begin, taking the place of what was there, and how many rows are settled by now. Whoever
-// lacks settled rows before the first asks for them with `since`.
+// again, and not done twice. Numbers rise, and what comes late changes nothing that a later message
+// has changed since. Rows of a growing result come in `append` messages: they say at which row they
+// begin, taking the place of what was there, and how many rows are settled by now. Whoever lacks
+// settled rows before the first asks for them with `since`.
 
 /** A column of numbers as it travels: numpy's name of the dtype, and its bytes. */
 export interface Column {
@@ -307,7 +308,14 @@ export type Ask =
 
 /** Messages from the kernel, their buffers put back in place. */
 export type Tell =
-  | { type: "reply"; rid: string; ok: true; file?: { name: string; mime: string; data: DataView } }
+  | {
+      type: "reply";
+      rid: string;
+      ok: true;
+      file?: { name: string; mime: string; data: DataView };
+      /** It was answered before; what was sent then is not kept, and is to be asked for anew. */
+      gone?: true;
+    }
   | { type: "reply"; rid: string; ok: false; error: string }
   | { type: "status"; status: Status }
   /** What an analysis has found so far while it runs; the whole comes in its trait. */

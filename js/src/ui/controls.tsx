@@ -123,7 +123,9 @@ function Reason() {
   if (contact === "live") return null;
   return (
     <p class="sae-reason">
-      {contact === "saved" ? "This is a saved copy. To change something, run the notebook." : LOST}
+      {contact === "saved"
+        ? "This is a saved copy. To change something, run again what made it."
+        : LOST}
     </p>
   );
 }

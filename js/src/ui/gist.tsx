@@ -4,7 +4,7 @@ import type { ComponentChildren } from "preact";
 import { useMemo } from "preact/hooks";
 import { numbers } from "../state/columns.ts";
 import { useExplorer } from "../state/context.ts";
-import type { LensPayload, Values } from "../state/protocol.ts";
+import type { LensPayload, LoopPayload, Values } from "../state/protocol.ts";
 import type { TreeData } from "../state/tree.ts";
 import { visible } from "../text.ts";
 import { decimals, percent } from "./format.ts";
@@ -18,38 +18,85 @@ const RAISED = 6;
 const SOURCES = ["feature", "direction"];
 
 export function Gist({ tree }: { tree: TreeData }) {
-  const { local, synced } = useExplorer();
-  const order = local.byLift.value ? tree.lift : null;
-  const definitions = useMemo(() => tree.definitions(DEFINITIONS, order), [tree, order]);
+  const definitions = useMemo(() => tree.definitions(DEFINITIONS), [tree]);
+  const { synced } = useExplorer();
   if (!definitions.length) return null;
   return (
     <section class="sae-gist" aria-label="In short">
-      <Line
-        title={order ? "By lift" : "Defined as"}
-        help={
-          order
-            ? "The definitions that random directions would have said least, with their lift"
-            : "The most probable definitions, with the probability of each"
-        }
-      >
+      <Line title="Defined as" help="The most probable definitions, with the probability of each">
         {definitions.map(({ row, text }) => (
-          <button
-            key={row}
-            type="button"
-            class="sae-said"
-            title="Show it in the tree"
-            onClick={() => {
-              local.panel.main.value = "tree";
-              local.sought.value = row;
-            }}
-          >
-            <bdi>{visible(text) || "(empty)"}</bdi>
-            <span>{order ? signed(order[row], 1) : percent(tree.cumulative[row])}</span>
-          </button>
+          <Said key={row} row={row} text={text} figure={percent(tree.cumulative[row])} />
         ))}
       </Line>
       <Raised lens={synced.result<LensPayload>("lens").value} of={tree.request} />
+      <Lifted tree={tree} />
+      <Fired />
     </section>
+  );
+}
+
+/** A definition that leads to its place in the tree, if it has one there. */
+function Said(props: { row: number | null; text: string; figure: string }) {
+  const { local } = useExplorer();
+  const { row, text, figure } = props;
+  return (
+    <button
+      type="button"
+      class="sae-said"
+      title={`${visible(text)}\nShow it in the tree`}
+      disabled={row === null}
+      onClick={() => {
+        local.panel.main.value = "tree";
+        if (row !== null) local.sought.value = row;
+      }}
+    >
+      <bdi>{visible(text) || "(empty)"}</bdi>
+      <span>{figure}</span>
+    </button>
+  );
+}
+
+/** What random directions would not have said, once lift is measured: what is probable any vector may get. */
+function Lifted({ tree }: { tree: TreeData }) {
+  const { lift } = tree;
+  const found = useMemo(() => (lift ? tree.definitions(DEFINITIONS, lift) : []), [tree, lift]);
+  if (!lift || !found.length) return null;
+  return (
+    <Line
+      title="By lift"
+      help="The definitions that random directions would have said least, with their lift"
+    >
+      {found.map(({ row, text }) => (
+        <Said key={row} row={row} text={text} figure={signed(lift[row], 1)} />
+      ))}
+    </Line>
+  );
+}
+
+/** What the feature answers to, once the loop is closed. */
+function Fired() {
+  const { synced } = useExplorer();
+  const loop = synced.result<LoopPayload>("loop").value;
+  if (!loop || synced.isOld("loop") || synced.status.value.state === "growing") return null;
+  const { definitions } = loop;
+  const found = definitions
+    .filter(({ activation }) => activation > 0)
+    .sort((one, other) => other.activation - one.activation);
+  return (
+    <Line
+      title="Fires on"
+      help="The definitions that activate the feature most when the model reads them, with its activation (closed loop)"
+    >
+      {found.length ? (
+        found
+          .slice(0, DEFINITIONS)
+          .map(({ row, text, activation }) => (
+            <Said key={text} row={row} text={text} figure={decimals(activation, 2)} />
+          ))
+      ) : (
+        <span class="sae-muted">none of its {definitions.length} definitions</span>
+      )}
+    </Line>
   );
 }
 

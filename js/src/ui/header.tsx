@@ -252,11 +252,23 @@ function isBusy(state: State): boolean {
   return state === "loading" || state === "growing";
 }
 
-function silenceInWords({ seconds, alive }: Silence): string {
+function silenceInWords({ seconds, alive }: Silence, shown: string): string {
   const why = alive
     ? "it works, and answers when its cell ends"
     : "it is busy with another cell, or gone";
-  return `The kernel has not answered for ${seconds} s: ${why}.`;
+  const still = shown ? `; what you see is ${shown}` : "";
+  return `The kernel has not answered for ${seconds} s: ${why}${still}.`;
+}
+
+/** What the tree is about, where that is not what the field says, which was asked for since. */
+function shownInstead({ tree, values }: Synced): string {
+  if (!tree.value) return "";
+  const { label, request } = tree.value;
+  const { feature, direction } = values.value;
+  const same =
+    (request.feature ?? null) === (feature ?? null) &&
+    directionText(request.direction) === directionText(direction);
+  return same ? "" : label;
 }
 
 /** What a press of a button asks for, by the state it helps in. */
@@ -351,7 +363,7 @@ function Notice() {
   const label = synced.tree.value?.label ?? "";
   // A tree that is more than a feature's, such as a steered one, says so where the controls are folded.
   const about = text !== state ? text : label.includes(", ") ? label : "";
-  const said = silence ? silenceInWords(silence) : about;
+  const said = silence ? silenceInWords(silence, shownInstead(synced)) : about;
   return (
     <div class="sae-notice" data-whole={whole || undefined}>
       {!wrong && said && <span title={visible(said)}>{visible(said)}</span>}

@@ -177,14 +177,14 @@ class ClosedLoop(Result):
         return self.table()
 
     def table(self, limit: int = 20) -> Table:
-        """Return the most probable definitions with their activations, for a terminal."""
+        """Return the definitions that activate the feature most, for a terminal."""
         from rich.table import Table
         from rich.text import Text
 
         table = Table(title=f"Closed loop of {self.request.label}: {self._verdict}")
         for name in ("definition", "probability", "activation"):
             table.add_column(name, justify="left" if name == "definition" else "right")
-        for one in self.definitions[:limit]:
+        for one in sorted(self.definitions, key=lambda one: -one.activation)[:limit]:
             shown = Text(visible(one.text))
             table.add_row(shown, f"{one.probability:.3%}", f"{one.activation:.3f}")
         return table

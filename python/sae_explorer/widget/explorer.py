@@ -35,9 +35,8 @@ from sae_explorer.widget.panels import (
     JobState,
     Status,
     files_of,
-    in_words,
 )
-from sae_explorer.widget.protocol import Answers, describe, parted
+from sae_explorer.widget.protocol import INTERRUPTED, Answers, describe, parted
 from sae_explorer.widget.session import Session
 
 if TYPE_CHECKING:
@@ -642,9 +641,18 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
     def _hear(self, _widget: object, content: Any, _buffers: object) -> None:
         self._context = contextvars.copy_context()
         told = content if isinstance(content, dict) else {}
-        answer = self._answers.to(told, self._answer)
-        if answer is None:
-            return  # it comes to whoever asked the same first
+        if told.get("type") == "reset":
+            # As what it sets: of that, later messages may have set something since.
+            told = {**told, "type": "set", "values": self._session.initial()}
+        try:
+            answer = self._answers.to(told, self._answer)
+        except BaseException:  # such as an interrupt of the kernel
+            self._reply(told, INTERRUPTED)
+            raise
+        if answer is not None:  # else it comes to whoever asked the same first
+            self._reply(told, answer)
+
+    def _reply(self, told: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
         # What is sent back must be possible to send, whatever it answers.
         rid = told.get("rid")
         known = isinstance(rid, int) or (isinstance(rid, str) and rid.isascii())
@@ -655,7 +663,14 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
             return {"ok": True, **(self._heard(told) or {})}
         # Whatever it is must be told where it was asked: nobody sees the kernel's log.
         except Exception as error:  # noqa: BLE001
-            return {"ok": False, "error": visible(_refusal(error))}
+            return {"ok": False, "error": visible(self._refusal(error))}
+
+    def _refusal(self, error: Exception) -> str:
+        """Return what to tell the browser of what its message ended with."""
+        if _OBSERVED not in getattr(error, "__notes__", ()):
+            return self._session.in_words(error)
+        name = "" if isinstance(error, ExplorerError) else f"{type(error).__name__}: "
+        return f"{_OBSERVED}: {name}{error}"
 
     def _heard(self, told: Mapping[str, Any]) -> dict[str, Any] | None:
         """Do what a message asks for, and return what to reply."""
@@ -669,8 +684,6 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
                 self.update(**values)
             case {"type": "select", "release": str(release), "sae_id": str(sae_id)}:
                 self.select(sae_id=sae_id, release=release)
-            case {"type": "reset"}:
-                self.reset()
             case {"type": "run", "panel": str(panel)}:
                 self._session.requested.start(panel)
             case {"type": "cancel", "panel": str(panel)}:
@@ -737,14 +750,6 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
     def _show_summary(self) -> None:
         if self._summary is not None:
             self._summary.update(self._summary_data(), raw=True)
-
-
-def _refusal(error: Exception) -> str:
-    """Return what to tell the browser of what its message ended with."""
-    if _OBSERVED not in getattr(error, "__notes__", ()):
-        return in_words(error)
-    said = str(error) if isinstance(error, ExplorerError) else f"{type(error).__name__}: {error}"
-    return f"{_OBSERVED}: {said}"
 
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:

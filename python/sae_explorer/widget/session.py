@@ -159,7 +159,12 @@ class Session:
             changed[name] = checked_alone(name, value) if taker is None else getattr(taker, name)
         tree = requests["tree"]
         if self.subject is not None and isinstance(tree, tree_analysis.TreeRequest):
-            tree_analysis.check(self.subject, tree)
+            try:
+                tree_analysis.check(self.subject, tree)
+            except ExplorerError:
+                raise
+            except Exception as error:  # a model that was freed or changed meanwhile
+                raise ExplorerError(self.in_words(error)) from error
         return changed
 
     def change(self, accepted: Mapping[str, Any]) -> None:
