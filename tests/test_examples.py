@@ -197,10 +197,12 @@ def train_sae(notebook: Any) -> None:
     (table,) = outputs(notebook, "on_theme")
     first = table["data"]["text/plain"].splitlines()[1].split()
     assert float(first[4]) > 3 * float(first[3])
-    # And its tree and its tokens say what the theme is.
+    # And its tree and its tokens say what the theme is. Training amplifies differences in rounding
+    # from one processor to another, and which feature comes first is not always the same.
     definitions, tokens = shown(notebook, "explorer.tree.definitions").rsplit("\n", 1)
-    assert re.search(r"plant|tree|herb|shrub", definitions)
-    assert re.search(r"plant|tree|herb|shrub", tokens)
+    theme = r"plant|tree|herb|shrub|fruit|flower|grass|seed|berr|lea[fv]"
+    assert re.search(theme, definitions)
+    assert re.search(theme, tokens)
     assert "ClosedLoop(" in shown(notebook, 'run("loop")')
     assert shown(notebook, "to_html") == "['report.html', 'sae']"
 

@@ -17,6 +17,8 @@ SHOWN: list[tuple[matrix.Claim, bool]] = [
     (("Notebook 7", "keys", ""), True),
     (("Notebook 7", "keys", ""), False),
     (("Voila", "busy", "a running cell holds messages up"), True),
+    (("nbconvert", "saved", "yes: by `explorer.snapshot()`"), True),
+    (("nbconvert", "folds", "yes: by `explorer.snapshot()`"), True),
 ]
 
 
@@ -33,7 +35,9 @@ def test_a_tick_stands_where_every_test_of_a_claim_passed() -> None:
     assert cells(made, "grows").get("Voila", "").strip() == ""
     assert cells(made, "keys")["Notebook 7"].strip() == "failed"
     assert cells(made, "busy")["Voila"].strip() == "no (1)"
-    assert "(1) a running cell holds messages up." in made
+    assert cells(made, "saved")["nbconvert"].strip() == "✓ (2)"
+    assert cells(made, "folds")["nbconvert"].strip() == "✓ (2)"
+    assert "(1) a running cell holds messages up. (2) by `explorer.snapshot()`.\n" in made
 
 
 def test_the_readme_is_compared_whatever_the_versions(tmp_path: Path) -> None:
@@ -44,6 +48,8 @@ def test_the_readme_is_compared_whatever_the_versions(tmp_path: Path) -> None:
     matrix.write(readme, made)
     assert matrix.stands_in(readme, made)
     assert matrix.stands_in(readme, made.replace("Notebook 7", "Notebook 8"))
+    assert not matrix.stands_in(readme, made.replace("Notebook 7", "Notepad 7"))
+    assert not matrix.stands_in(readme, made.replace("Voila", "Viola", 1))
     assert not matrix.stands_in(readme, matrix.table(SHOWN[1:3]))
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("before\n<!-- hosts -->\n| |")

@@ -1,21 +1,26 @@
-"""Asks a notebook's kernel beside its cells."""
+"""Asks a notebook's kernel beside its cells, and whether what was exported is what it has."""
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hosts.jupyterlab import NotebookPage
+    from sae_explorer.results import Result
+
 
 _EXECUTE = """async (code) => {
   const { kernel } = window.jupyterapp.shell.currentWidget.sessionContext.session;
   let printed = "";
+  let error = null;
   const future = kernel.requestExecute({ code, store_history: false });
   future.onIOPub = ({ header, content }) => {
     if (header.msg_type === "stream") printed += content.text;
-    if (header.msg_type === "error") printed += content.traceback.join("\\n");
+    if (header.msg_type === "error") error = content.traceback.join("\\n");
   };
   await future.done;
+  if (error) throw new Error(error);
   return printed;
 }"""
 
@@ -24,3 +29,13 @@ def python(notebook: NotebookPage, code: str) -> str:
     """Run code in the kernel of a notebook, which takes no note of it; return what it printed."""
     printed: str = notebook.page.evaluate(_EXECUTE, code)
     return printed.strip()
+
+
+def digest(result: Result) -> str:
+    """Return a number of everything in a result."""
+    return hashlib.sha256(result.to_json().encode()).hexdigest()
+
+
+def digest_in_python(name: str = "tree") -> str:
+    """Return what a kernel has to work out for that number of one of ``explorer``'s results."""
+    return f"__import__('hashlib').sha256(explorer.{name}.to_json().encode()).hexdigest()"

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -57,11 +55,17 @@ def executable(playwright: Playwright) -> str:
     own = Path(playwright.chromium.executable_path)
     found = _on_path(NAMES) or (str(own) if own.exists() else installed("chromium", NAMES))
     if found is None:
-        pytest.fail(
-            f"These tests need a browser, and none of {', '.join(NAMES)} is on the PATH. Install "
+        raise RuntimeError(
+            f"This needs a browser, and none of {', '.join(NAMES)} is on the PATH. Install "
             "Chromium with your system's packages, or run: playwright install chromium"
         )
     return found
+
+
+def picture(name: str) -> Path | None:
+    """Return the file for a picture; None unless ``SAE_EXPLORER_SCREENSHOTS`` names a folder."""
+    folder = os.environ.get("SAE_EXPLORER_SCREENSHOTS")
+    return Path(folder) / f"{name}.png" if folder else None
 
 
 def installed(package: str, names: Sequence[str]) -> str | None:

@@ -1,7 +1,4 @@
-"""Starts JupyterLab for a test, and drives a notebook in it or in Notebook 7, which it serves too.
-
-``SAE_EXPLORER_SCREENSHOTS`` names a folder for pictures of what the tests see.
-"""
+"""Starts JupyterLab for a test, and drives a notebook in it or in Notebook 7, which it serves too."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ import nbformat
 import pytest
 from playwright.sync_api import expect
 
-from hosts.browser import visit
+from hosts.browser import picture, visit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +39,8 @@ _SETTINGS = {
 _OF_THE_HOST = (
     "favicon",
     "Failed to load resource: the server responded with a status of 404",
+    # Notebook 7.6 does not hand out the icon font in which ipywidgets complains of models it misses.
+    "Failed to load resource: the server responded with a status of 403",
     # Notebook 7.6, with an empty notebook too.
     "Cannot read properties of undefined (reading 'schema')",
     "Command 'filebrowser:open-path' not registered.",
@@ -375,18 +374,40 @@ def written(server: Server, sources: Sequence[str], name: str) -> str:
     return name
 
 
+@contextmanager
 def opened(lab: Lab, browser: Browser, name: str, front: Host = LAB) -> Iterator[NotebookPage]:
     """Give a notebook in the browser; in the end nothing went wrong and nobody was asked."""
     with visit(browser, "about:blank", offline=False, width=1500, height=1100) as seen:
         seen.page.set_default_timeout(PATIENCE)
         notebook = NotebookPage(lab, seen.page, name, front)
-        notebook.open()
-        yield notebook
-        lab.shut_kernels_down()
+        try:
+            notebook.open()
+            yield notebook
+        finally:
+            lab.shut_kernels_down()
     strangers = [address for address in seen.requests if f"//{lab.host}/" not in address]
     assert strangers == []
     own = [text for text in seen.problems if not any(word in text for word in _OF_THE_HOST)]
     assert own == [], own
+
+
+@contextmanager
+def prepared(lab: Lab, browser: Browser, cells: Sequence[str], name: str) -> Iterator[NotebookPage]:
+    """Give a notebook whose first cell has run, up to the ``ready`` that it prints."""
+    with opened(lab, browser, written(lab, cells, name)) as notebook:
+        notebook.run(0)
+        # The kernel imports all that there is.
+        expect(notebook.cells.first).to_contain_text("ready\n", timeout=2 * PATIENCE)
+        yield notebook
+
+
+def made_anew(notebook: NotebookPage, cell: int) -> NotebookPage:
+    """Return a notebook with the explorer of a cell, that nobody has asked anything yet, alone."""
+    notebook.command("notebook:clear-all-cell-outputs")
+    expect(notebook.panel.locator(".sae-explorer")).to_have_count(0)
+    notebook.run(cell)
+    state(notebook, "done")
+    return notebook
 
 
 def shows(*claims: str, among: Sequence[Host] = (LAB, NOTEBOOK)) -> pytest.MarkDecorator:
@@ -405,10 +426,10 @@ def name_of(request: pytest.FixtureRequest) -> str:
 
 def photograph(notebook: WidgetPage, name: str) -> None:
     """Take a picture, where pictures are wanted."""
-    folder = os.environ.get("SAE_EXPLORER_SCREENSHOTS")
-    if folder:
+    path = picture(name)
+    if path is not None:
         notebook.widget.scroll_into_view_if_needed()
-        notebook.page.screenshot(path=Path(folder) / f"{name}.png")
+        notebook.page.screenshot(path=path)
 
 
 def state(notebook: WidgetPage, word: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hosts.browser import visit
-from hosts.jupyterlab import WidgetPage, free_port, its_own, served
+from hosts.jupyterlab import Server, WidgetPage, free_port, its_own, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,16 +38,10 @@ _DARK = """\
 
 
 @dataclass
-class Marimo:
+class Marimo(Server):
     """A running marimo."""
 
     mode: str
-    root: Path
-    port: int
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self.port}"
 
     def address(self, notebook: str) -> str:
         return f"http://{self.host}/?file={notebook}"
@@ -73,7 +67,7 @@ def running(home: Path, mode: str) -> Iterator[Marimo]:
     settings = home / ".config" / "marimo" / "marimo.toml"
     settings.parent.mkdir(parents=True)
     settings.write_text(_SETTINGS, encoding="utf-8")
-    marimo = Marimo(mode, root, free_port())
+    marimo = Marimo(root, free_port(), mode)
     command = [
         *(sys.executable, "-m", "marimo", mode, str(root), "--headless", "--no-token"),
         *("--host=127.0.0.1", f"--port={marimo.port}"),

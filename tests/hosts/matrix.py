@@ -2,7 +2,8 @@
 
 A test says what it shows by ``@pytest.mark.host("Notebook 7", "grows", "controls")``: the host, then
 what it can do. What it cannot do is shown by a test as well, and said in words:
-``@pytest.mark.host("Voila", busy="a running cell holds messages up")``.
+``@pytest.mark.host("Voila", busy="a running cell holds messages up")``. What it does on a condition is a
+tick with a note: ``@pytest.mark.host("nbconvert", saved="yes: by `explorer.snapshot()`")``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ HOSTS: dict[str, str | tuple[str, ...]] = {
     "Voila": "voila",
     "marimo edit": "marimo",
     "marimo run": "marimo",
-    "VS Code": (),
+    "VS Code's widget manager": (),
     "nbconvert": "nbconvert",
     "report, Chromium": NAMES,
     "report, Firefox ESR": ("firefox-esr", "firefox"),
@@ -50,10 +51,16 @@ CLAIMS = {
     "folds": "folds, sorts and searches without a kernel",
     "export": "what the page exports reads back equal",
 }
+_BELOW = (
+    "A blank cell: no test shows it, or it does not apply. Of VS Code its widget manager is tested, in "
+    "a browser: the application itself is unchecked."
+)
+#: What comes before the condition of a tick.
+_YES = "yes: "
 #: Where the table stands in the README.
 _SECTION = re.compile(r"(?<=<!-- hosts -->\n).*?(?=<!-- /hosts -->)", re.DOTALL)
 
-#: Host, what it can do, and the words for what it cannot ("" where it can).
+#: Host, what it can do, and the words for what it cannot, or on what condition ("" where it just can).
 Claim = tuple[str, str, str]
 
 
@@ -96,9 +103,10 @@ def table(results: Iterable[tuple[Claim, bool]]) -> str:
             return "failed"
         if not said:
             return "✓" if tests else ""
-        if said not in notes:
-            notes.append(said)
-        return f"no ({notes.index(said) + 1})"
+        note = said.removeprefix(_YES)
+        if note not in notes:
+            notes.append(note)
+        return f"{'no' if note == said else '✓'} ({notes.index(note) + 1})"
 
     lines = ["| | " + " | ".join(_named(host) for host in HOSTS) + " |"]
     lines.append("|---|" + ":-:|" * len(HOSTS))
@@ -106,10 +114,9 @@ def table(results: Iterable[tuple[Claim, bool]]) -> str:
         f"| {words} | " + " | ".join(cell(name, host) for host in HOSTS) + " |"
         for name, words in CLAIMS.items()
     ]
-    text = "\n".join(lines) + "\n"
     if notes:
-        text += "\n" + " ".join(f"({i}) {note}." for i, note in enumerate(notes, 1)) + "\n"
-    return text
+        lines += ["", " ".join(f"({i}) {note}." for i, note in enumerate(notes, 1))]
+    return "\n".join([*lines, "", _BELOW, ""])
 
 
 def stands_in(readme: Path, made: str) -> bool:
@@ -127,7 +134,8 @@ def write(readme: Path, made: str) -> None:
 
 
 def _unversioned(text: str) -> list[str]:
-    return [line for line in text.strip().splitlines() if not line.startswith("| |")]
+    head, *lines = text.strip().splitlines() or [""]
+    return [re.sub(r" ?\d+(\.\d+)*", "", head), *lines]
 
 
 def _named(host: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
@@ -76,10 +75,10 @@ class Reader(ABC):
         self.wait(lambda: self.evaluate(expression), expression)
 
     def picture(self, name: str) -> None:
-        """Take a picture, where ``SAE_EXPLORER_SCREENSHOTS`` names a folder for it."""
-        folder = os.environ.get("SAE_EXPLORER_SCREENSHOTS")
-        if folder:
-            self.photograph(Path(folder) / f"{name}.png")
+        """Take a picture, where pictures are wanted."""
+        path = chromium.picture(name)
+        if path is not None:
+            self.photograph(path)
 
 
 class ChromiumReader(Reader):

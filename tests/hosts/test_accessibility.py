@@ -6,15 +6,15 @@ end of the run.
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from playwright.sync_api import expect
 
+from hosts.asking import python
 from hosts.browser import visit
-from hosts.jupyterlab import opened, photograph, running, state, written
+from hosts.jupyterlab import made_anew, photograph, prepared, running, state
 from sae_explorer import FeatureExplorer
 
 if TYPE_CHECKING:
@@ -60,35 +60,27 @@ gate, load = threading.Event(), Subject.demo
 Subject.demo = lambda *args: (gate.wait(), load(*args))[1]
 late = FeatureExplorer.demo()
 late"""
-MODEL_CELL, MAKE_CELL, FREE_CELL = range(3)
+MAKE_CELL, FREE_CELL = 1, 2
 #: Analyses that run on request, by their tabs.
 REQUESTED = ["Difference", "Steering", "Dose-response", "Scale", "Closed loop"]
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    variables = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with running(tmp_path_factory.mktemp("jupyterlab"), variables) as lab:
+    with running(tmp_path_factory.mktemp("jupyterlab")) as lab:
         yield lab
 
 
 @pytest.fixture(scope="module")
 def page(lab: Lab, browser: Browser) -> Iterator[NotebookPage]:
-    name = written(lab, [MODEL, MAKE, ""], "accessibility.ipynb")
-    for notebook in opened(lab, browser, name):
-        notebook.run(MODEL_CELL)
-        expect(notebook.cells.nth(MODEL_CELL)).to_contain_text("ready\n", timeout=240_000)
+    with prepared(lab, browser, [MODEL, MAKE, ""], "accessibility.ipynb") as notebook:
         yield notebook
 
 
 @pytest.fixture
 def notebook(page: NotebookPage) -> NotebookPage:
     """Return the notebook with an explorer that nobody has asked anything yet."""
-    page.command("notebook:clear-all-cell-outputs")
-    expect(page.panel.locator(".sae-explorer")).to_have_count(0)
-    page.run(MAKE_CELL)
-    state(page, "done")
-    return page
+    return made_anew(page, MAKE_CELL)
 
 
 @pytest.fixture(params=THEMES)
@@ -128,18 +120,6 @@ def tab(widget: Locator, title: str) -> Locator:
 def bar(panel: Locator, word: str) -> None:
     """Wait until a panel's run is that far."""
     expect(panel.locator(".sae-run")).to_have_attribute("data-state", word, timeout=120_000)
-
-
-_counter = itertools.count()
-
-
-def python(notebook: NotebookPage, code: str) -> None:
-    """Run some code in the kernel, to its end."""
-    said = f"ran {next(_counter)}"
-    notebook.write(FREE_CELL, f"{code}\nprint({said!r})")
-    notebook.run(FREE_CELL)
-    output = notebook.cells.nth(FREE_CELL).locator(".jp-OutputArea-output").last
-    expect(output).to_have_text(said, timeout=120_000)
 
 
 def loading(notebook: NotebookPage) -> Locator:
@@ -556,13 +536,33 @@ def test_an_output_of_400_pixels_can_be_used(notebook: NotebookPage) -> None:
     assert wrong == []
 
 
+#: How much moves within an element, or will when something changes.
+_MOVING = """(root) => {
+    const moves = (own) => {
+        const { animationName, transitionDuration } = getComputedStyle(own);
+        return animationName !== "none" || /[1-9]/.test(transitionDuration);
+    };
+    return root.getAnimations({ subtree: true }).length
+        + [...root.querySelectorAll("*")].filter(moves).length;
+}"""
+
+
 def test_nothing_moves_where_motion_is_not_wanted(notebook: NotebookPage) -> None:
-    notebook.page.emulate_media(reduced_motion="reduce")
+    def moving(root: Locator, wanted: Literal["reduce", "no-preference"]) -> int:
+        notebook.page.emulate_media(reduced_motion=wanted)
+        return int(root.evaluate(_MOVING))
+
     late = loading(notebook)
-    assert late.evaluate("(root) => root.getAnimations({ subtree: true }).length") == 0
-    notebook.page.emulate_media(reduced_motion="no-preference")
-    assert late.evaluate("(root) => root.getAnimations({ subtree: true }).length") > 0
+    assert moving(late, "reduce") == 0
+    assert moving(late, "no-preference") > 0
     python(notebook, "gate.set()\nSubject.demo = load")
+    python(notebook, "left = 20; go.clear()\nexplorer.cutoff = 1e-8")
+    state(notebook, "growing")
+    assert moving(notebook.widget, "reduce") == 0
+    assert moving(notebook.widget, "no-preference") > 0
+    press(notebook.widget, "Cancel")
+    python(notebook, "go.set()")
+    state(notebook, "partial")
 
 
 def test_the_systems_colours_leave_all_to_be_told_apart(browser: Browser, report: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import unicodedata
 from dataclasses import replace
@@ -18,7 +17,7 @@ from rich.console import Console
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from hosts.browser import visit
+from hosts.browser import picture, visit
 from sae_explorer import FeatureExplorer, Subject
 from sae_explorer.analyses import ANALYSES
 from zoo import SPECIAL_TOKENS, VOCAB_SIZE, build_model, build_sae
@@ -153,9 +152,9 @@ def report(explorer: FeatureExplorer, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def photograph(page: Page, name: str) -> None:
-    folder = os.environ.get("SAE_EXPLORER_SCREENSHOTS")
-    if folder:
-        page.screenshot(path=Path(folder) / f"hard-{name}.png")
+    path = picture(f"hard-{name}")
+    if path is not None:
+        page.screenshot(path=path)
 
 
 def rows(page: Page) -> Locator:
@@ -323,7 +322,7 @@ def test_a_prompt_reads_as_its_language_does(
         photograph(page, f"prompt-{language}")
         expect(rows(page).first).to_contain_text(PROMPTS[language])
         field = page.get_by_role("textbox", name="Prompt")
-        assert "{ghost}" in field.input_value() + str(field.get_attribute("placeholder"))
+        assert PROMPTS[language] in (field.input_value(), field.get_attribute("placeholder"))
         direction = "rtl" if language == "Arabic" else "ltr"
         assert field.evaluate("(field) => getComputedStyle(field).direction") == direction
         shown = rows(page).first.locator("bdi").first

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import expect
 
+from hosts.asking import digest, digest_in_python, python
 from hosts.jupyterlab import (
     LAB,
     Host,
@@ -58,7 +60,9 @@ def notebook(
     lab: Lab, browser: Browser, front: Host, request: pytest.FixtureRequest
 ) -> Iterator[NotebookPage]:
     """Return a copy of the quickstart, open; in the end nothing went wrong and nobody was asked."""
-    yield from opened(lab, browser, copied(lab, QUICKSTART, name_of(request)), front)
+    name = copied(lab, QUICKSTART, name_of(request))
+    with opened(lab, browser, name, front) as notebook:
+        yield notebook
 
 
 @pytest.fixture
@@ -66,7 +70,9 @@ def endless(
     lab: Lab, browser: Browser, front: Host, request: pytest.FixtureRequest
 ) -> Iterator[NotebookPage]:
     """Return a notebook whose first cell grows a tree without an end, and whose second is empty."""
-    yield from opened(lab, browser, written(lab, [ENDLESS, ""], name_of(request)), front)
+    name = written(lab, [ENDLESS, ""], name_of(request))
+    with opened(lab, browser, name, front) as notebook:
+        yield notebook
 
 
 @shows("grows", "offline")
@@ -209,6 +215,7 @@ def test_an_export_is_what_python_reads_back(notebook: NotebookPage, tmp_path: P
     notebook.run(MAKE)
     state(notebook, "done")
     tree = DefinitionTree.from_json(notebook.exported("tree.json", tmp_path))
+    assert digest(tree) == python(notebook, f"print({digest_in_python()})")
     assert len(tree) == notebook.nodes()
 
 
@@ -249,7 +256,7 @@ def test_a_saved_notebook_shows_the_summary_without_its_kernel(notebook: Noteboo
     expect(static).to_contain_text("Most probable definitions")
 
 
-@shows("saved")
+@shows("saved", "folds")
 def test_a_saved_notebook_shows_its_last_state_where_the_reader_keeps_it(
     notebook: NotebookPage,
 ) -> None:
@@ -267,3 +274,16 @@ def test_a_saved_notebook_shows_its_last_state_where_the_reader_keeps_it(
     notebook.restored()
     assert notebook.rows.all_inner_texts() == rows
     expect(notebook.panel.locator(".sae-explorer-static").first).to_be_hidden()
+    # What needs no kernel works.
+    count = notebook.rows.count()
+    notebook.rows.first.click()
+    notebook.page.keyboard.press("ArrowLeft")
+    expect(notebook.rows).to_have_count(1)
+    notebook.page.keyboard.press("ArrowRight")
+    expect(notebook.rows).to_have_count(count)
+    field = notebook.widget.get_by_role("searchbox", name="Search the definitions")
+    field.fill("vehicle")
+    expect(notebook.widget.get_by_role("search")).to_contain_text(re.compile(r"/ [1-9]"))
+    heading = notebook.widget.get_by_role("columnheader", name="cos v")
+    heading.get_by_role("button").click()
+    expect(heading).to_have_attribute("aria-sort", "ascending")

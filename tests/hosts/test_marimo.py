@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
+from hosts.asking import digest, digest_in_python
 from hosts.jupyterlab import photograph, state
 from hosts.marimo_server import MODES, Marimo, opened, running
 from sae_explorer import DefinitionTree
@@ -155,9 +156,11 @@ def test_an_analysis_runs_on_request(show: Show, marimo: Marimo) -> None:
 
 
 @shows("keys")
-def test_keys_in_the_widget_are_not_marimos(show: Show) -> None:
+def test_keys_in_the_widget_are_not_marimos(show: Show, marimo: Marimo) -> None:
     with show(*NOTEBOOK) as shown:
         state(shown, "done")
+        cells = shown.page.locator(".cm-content").all_inner_texts()
+        assert bool(cells) == (marimo.mode == "edit")
         shown.page.evaluate(
             "() => { window.heard = []; for (const kind of ['keydown', 'keyup', 'keypress'])"
             " document.addEventListener(kind, (event) => window.heard.push(event.key)); }"
@@ -171,6 +174,7 @@ def test_keys_in_the_widget_are_not_marimos(show: Show) -> None:
         assert "abxdd" in field.input_value()
         field.press("Escape")
         assert shown.page.evaluate("window.heard") == []
+        assert shown.page.locator(".cm-content").all_inner_texts() == cells
         # Keys elsewhere are heard, or this test would prove nothing.
         shown.page.evaluate("document.activeElement?.blur()")
         shown.page.keyboard.press("j")
@@ -179,9 +183,10 @@ def test_keys_in_the_widget_are_not_marimos(show: Show) -> None:
 
 @shows("export")
 def test_an_export_is_what_python_reads_back(show: Show, tmp_path: Path) -> None:
-    with show(*NOTEBOOK) as shown:
+    with show(MAKE, f"await explorer\nmo.md('Python has ' + {digest_in_python()})") as shown:
         state(shown, "done")
         tree = DefinitionTree.from_json(shown.exported("tree.json", tmp_path))
+        expect(shown.said(f"Python has {digest(tree)}")).to_be_visible(timeout=60_000)
         assert len(tree) == shown.nodes()
 
 
@@ -203,7 +208,7 @@ def test_marimos_slider_and_stack_stand_in_for_those_of_ipywidgets(show: Show) -
         expect(shown.explorers).to_have_count(1)
 
 
-@shows("cancel", busy="a running cell holds messages up")
+@shows("grows", "cancel", busy="a running cell holds messages up")
 def test_cancel_keeps_the_tree_and_is_heard_between_cells(show: Show) -> None:
     with show(*ENDLESS) as shown:
         expect(shown.rows.first).to_be_visible(timeout=60_000)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,8 +10,9 @@ import pandas as pd
 import pytest
 from playwright.sync_api import expect
 
+from hosts.asking import digest, digest_in_python, python
 from hosts.browser import visit
-from hosts.jupyterlab import NotebookPage, opened, photograph, running, state, written
+from hosts.jupyterlab import NotebookPage, made_anew, photograph, prepared, running, state
 from sae_explorer import (
     ClosedLoop,
     DefinitionTree,
@@ -45,7 +45,7 @@ MAKE = """\
 pause = 0.0
 explorer = FeatureExplorer(302, subject=subject, against="weights=encoder", **DIRECTION)
 explorer"""
-MODEL_CELL, MAKE_CELL, FREE_CELL = range(3)
+MAKE_CELL, FREE_CELL = 1, 2
 #: Seconds that each forward takes where a run is to be stopped: some stages of it are seen.
 SLOW = 0.4
 
@@ -141,43 +141,21 @@ def choose(panel: Locator, name: str, word: str) -> None:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    # The model is tiny: more threads only wait for each other.
-    variables = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with running(tmp_path_factory.mktemp("jupyterlab"), variables) as lab:
+    with running(tmp_path_factory.mktemp("jupyterlab")) as lab:
         yield lab
 
 
 @pytest.fixture(scope="module")
 def page(lab: Lab, browser: Browser) -> Iterator[NotebookPage]:
     """Return one notebook for all tests; in the end nothing went wrong and nobody was asked."""
-    name = written(lab, [MODEL, MAKE, ""], "panels.ipynb")
-    for notebook in opened(lab, browser, name):
-        notebook.run(MODEL_CELL)
-        # The kernel imports all that there is.
-        expect(notebook.cells.nth(MODEL_CELL)).to_contain_text("ready\n", timeout=120_000)
+    with prepared(lab, browser, [MODEL, MAKE, ""], "panels.ipynb") as notebook:
         yield notebook
 
 
 @pytest.fixture
 def notebook(page: NotebookPage) -> NotebookPage:
     """Return the notebook with an explorer that nobody has asked anything yet."""
-    page.command("notebook:clear-all-cell-outputs")
-    expect(page.panel.locator(".sae-explorer")).to_have_count(0)
-    page.run(MAKE_CELL)
-    state(page, "done")
-    return page
-
-
-_counter = itertools.count()
-
-
-def python(notebook: NotebookPage, code: str) -> None:
-    """Run some code in the kernel."""
-    said = f"ran {next(_counter)}"
-    notebook.write(FREE_CELL, f"{code}\nprint({said!r})")
-    notebook.run(FREE_CELL)
-    output = notebook.cells.nth(FREE_CELL).locator(".jp-OutputArea-output")
-    expect(output).to_have_text(said, timeout=60_000)
+    return made_anew(page, MAKE_CELL)
 
 
 def panel_of(notebook: NotebookPage, case: Case) -> Locator:
@@ -223,6 +201,7 @@ def test_a_panel_shows_and_gives_away_what_it_found_until_an_option_changes(
     expect(shown(panel, case)).to_be_visible()
     photograph(notebook, case.name)
     first = case.result.from_json(notebook.exported(f"{case.name}.json", tmp_path))
+    assert digest(first) == python(notebook, f"print({digest_in_python(case.name)})")
     assert first.payload()["status"] == "complete"
     expect(panel.locator(".sae-run-text")).to_have_text(first.payload()["label"])
     table = pd.read_csv(notebook.exported(f"{case.name}.csv", tmp_path))

@@ -70,7 +70,8 @@ def lab(
 def notebook(
     lab: Lab, browser: Browser, stranger: socket.socket, request: pytest.FixtureRequest
 ) -> Iterator[NotebookPage]:
-    yield from opened(lab, browser, written(lab, [CELL], f"{request.node.name}.ipynb"))
+    with opened(lab, browser, written(lab, [CELL], f"{request.node.name}.ipynb")) as notebook:
+        yield notebook
     with contextlib.suppress(BlockingIOError):
         stranger.accept()
         pytest.fail("The kernel asked somebody else than the hub.")

@@ -198,8 +198,8 @@ def test_a_printed_report_holds_the_whole_tree_as_folded(reader: Reader) -> None
 def test_report_folds_a_branch(reader: Reader) -> None:
     opened = "row.ariaLevel === '2' && row.ariaExpanded === 'true'"
     place = reader.evaluate(row_that(opened))
-    before, label = reader.evaluate(f"[{ROWS}.length, {ROWS}[{place}].ariaLabel]")
-    branch = f"{ROWS}.find((row) => row.ariaLabel === {json.dumps(label)})"
+    before, label = reader.evaluate(f"[{ROWS}.length, {ROWS}[{place}].dataset.row]")
+    branch = f"{ROWS}.find((row) => row.dataset.row === {json.dumps(label)})"
     reader.click("treeitem", nth=place)
     reader.press("ArrowLeft")
     reader.until(f"{branch}.ariaExpanded === 'false'")

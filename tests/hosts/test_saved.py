@@ -101,7 +101,13 @@ def test_an_exported_notebook_says_what_was_found(
         expect(tree_in_frame(seen).nth(3)).to_be_visible()
 
 
-@pytest.mark.host("nbconvert", "saved", "folds")
+#: What nbconvert writes has no kernel, and no widget without scripts from elsewhere.
+SNAPSHOT = "yes: put into a cell by `explorer.snapshot()`"
+
+
+@pytest.mark.host(
+    "nbconvert", saved=SNAPSHOT, folds=SNAPSHOT, offline="nbconvert's own page asks for its scripts"
+)
 def test_a_snapshot_survives_nbconvert_offline(
     browser: Browser, executed: NotebookNode, tmp_path: Path
 ) -> None:
@@ -125,10 +131,11 @@ def test_a_snapshot_survives_nbconvert_offline(
         chosen = seen.page.frame_locator("iframe").locator("[role=treeitem][aria-selected=true]")
         expect(chosen).to_contain_text("vehicle")
         assert [address for address in asked if not address.startswith("blob:")] == []
+        assert [address for address in seen.requests if address.endswith(".js")]
         assert not [problem for problem in seen.problems if "policy" in problem]
 
 
-@pytest.mark.host("nbconvert", "dark")
+@pytest.mark.host("nbconvert", dark=SNAPSHOT)
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_snapshot_is_as_dark_as_the_page_around_it(
     browser: Browser, executed: NotebookNode, tmp_path: Path, theme: str

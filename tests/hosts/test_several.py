@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import ipywidgets
@@ -98,12 +98,10 @@ def show(front: Host, browser: Browser, request: pytest.FixtureRequest) -> Itera
             if front is VOILA:
                 voila = request.getfixturevalue("voila")
                 notebook = written(voila, cells, name)
-                return stack.enter_context(
-                    contextmanager(voila_server.opened)(voila, browser, notebook)
-                )
+                return stack.enter_context(voila_server.opened(voila, browser, notebook))
             lab = request.getfixturevalue("lab")
             notebook = written(lab, cells, name)
-            page = stack.enter_context(contextmanager(opened)(lab, browser, notebook, front))
+            page = stack.enter_context(opened(lab, browser, notebook, front))
             page.command("notebook:run-all-cells")
             return page
 
@@ -248,7 +246,7 @@ def test_an_explorer_that_is_hidden_at_first_lays_itself_out_when_it_is_seen(
 def test_an_output_can_be_scrolled_and_shown_in_a_view_of_its_own(
     lab: Lab, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
-    for page in opened(lab, browser, written(lab, [ONE], name_of(request))):
+    with opened(lab, browser, written(lab, [ONE], name_of(request))) as page:
         page.run(0)
         page.expect_tree_of("feature 302")
         page.command("notebook:enable-output-scrolling")

@@ -63,8 +63,11 @@ with open("/proc/self/status") as status:
 @pytest.fixture
 def notebook(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NotebookPage]:
     """Return a notebook that shows an explorer."""
-    with running(tmp_path_factory.mktemp("jupyterlab")) as lab:
-        yield from opened(lab, browser, written(lab, [MAKE], "soak.ipynb"))
+    with (
+        running(tmp_path_factory.mktemp("jupyterlab")) as lab,
+        opened(lab, browser, written(lab, [MAKE], "soak.ipynb")) as notebook,
+    ):
+        yield notebook
 
 
 class Memory:

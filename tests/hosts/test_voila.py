@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
+from hosts.asking import digest, digest_in_python
 from hosts.browser import visit
 from hosts.jupyterlab import PATIENCE, WidgetPage, name_of, photograph, state, written
 from hosts.voila import Voila, opened, running
@@ -24,7 +25,9 @@ from sae_explorer import FeatureExplorer
 explorer = FeatureExplorer.demo()
 said = ipywidgets.Label()
 explorer.observe(lambda change: setattr(said, "value", f"Python has {change.new}"), "feature")
-display(explorer, said)"""
+button = ipywidgets.Button(description="What is the tree?")
+button.on_click(lambda _: setattr(said, "value", f"Python has {DIGEST}"))
+display(explorer, button, said)""".replace("DIGEST", digest_in_python())
 
 #: A tree that grows for minutes.
 ENDLESS = """\
@@ -54,12 +57,14 @@ def voila(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Voila]:
 
 @pytest.fixture
 def page(voila: Voila, browser: Browser, request: pytest.FixtureRequest) -> Iterator[WidgetPage]:
-    yield from opened(voila, browser, written(voila, [CELL], name_of(request)))
+    with opened(voila, browser, written(voila, [CELL], name_of(request))) as page:
+        yield page
 
 
 @pytest.fixture
 def endless(voila: Voila, browser: Browser, request: pytest.FixtureRequest) -> Iterator[WidgetPage]:
-    yield from opened(voila, browser, written(voila, [ENDLESS, HANDLER], name_of(request)))
+    with opened(voila, browser, written(voila, [ENDLESS, HANDLER], name_of(request))) as page:
+        yield page
 
 
 @pytest.mark.host("Voila", "controls", "panels", "export", "keys")
@@ -72,6 +77,8 @@ def test_everything_is_asked_in_the_page(page: WidgetPage, tmp_path: Path) -> No
     expect(page.panel.get_by_text("Python has 17")).to_be_visible()
     tree = DefinitionTree.from_json(page.exported("tree.json", tmp_path))
     assert len(tree) == page.nodes()
+    page.panel.get_by_role("button", name="What is the tree?").click()
+    expect(page.panel.get_by_text(f"Python has {digest(tree)}", exact=True)).to_be_visible()
     panel = page.run_analysis("Steering")
     expect(panel.get_by_role("region", name="unsteered")).to_be_visible()
     texts = SteeredTexts.from_json(page.exported("steering.json", tmp_path))
@@ -105,7 +112,7 @@ def test_the_tree_is_seen_growing_stops_and_goes_on(endless: WidgetPage) -> None
     state(endless, "done")
 
 
-@pytest.mark.host("Voila", busy="when it ends")
+@pytest.mark.host("Voila", busy="a running cell holds messages up")
 def test_cancel_is_obeyed_when_what_keeps_the_kernel_busy_ends(
     voila: Voila, endless: WidgetPage
 ) -> None:
@@ -126,13 +133,15 @@ def test_cancel_is_obeyed_when_what_keeps_the_kernel_busy_ends(
 def test_the_widget_follows_the_theme(
     voila: Voila, browser: Browser, request: pytest.FixtureRequest, theme: str
 ) -> None:
-    for page in opened(voila, browser, written(voila, [CELL], name_of(request)), theme=theme):
+    with opened(voila, browser, written(voila, [CELL], name_of(request)), theme=theme) as page:
         state(page, "done")
         photograph(page, f"voila-{theme}")
         assert page.is_dark() == (theme == "dark")
 
 
-@pytest.mark.host("Voila", offline="all but Voila's icon font")
+@pytest.mark.host(
+    "Voila", offline="Voila's own page asks for an icon font; the widget asks for nothing"
+)
 def test_voila_itself_asks_for_an_icon_font_which_the_widget_does_without(
     voila: Voila, browser: Browser, request: pytest.FixtureRequest
 ) -> None:

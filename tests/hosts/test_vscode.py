@@ -10,6 +10,7 @@ import pytest
 from nbclient import NotebookClient
 from playwright.sync_api import expect
 
+from hosts.asking import digest, digest_in_python
 from hosts.jupyterlab import photograph, running, state
 from hosts.vscode import Kernel, opened
 from sae_explorer import DefinitionTree
@@ -45,7 +46,7 @@ def outputs(browser: Browser, kernel: Kernel) -> Iterator[Webview]:
         outputs.run(CLOSE)
 
 
-@pytest.mark.host("VS Code", "grows", "offline")
+@pytest.mark.host("VS Code's widget manager", "grows", "offline")
 def test_the_widget_appears_and_grows_its_tree(outputs: Webview) -> None:
     outputs.run(MAKE)
     state(outputs, "done")
@@ -54,7 +55,7 @@ def test_the_widget_appears_and_grows_its_tree(outputs: Webview) -> None:
     expect(outputs.page.locator(".sae-explorer-static")).to_be_hidden()
 
 
-@pytest.mark.host("VS Code", "dark")
+@pytest.mark.host("VS Code's widget manager", "dark")
 @pytest.mark.parametrize("theme", ["light", "dark", "high-contrast"])
 def test_the_widget_follows_the_theme(browser: Browser, kernel: Kernel, theme: str) -> None:
     with opened(browser, kernel, theme=theme) as outputs:
@@ -65,7 +66,7 @@ def test_the_widget_follows_the_theme(browser: Browser, kernel: Kernel, theme: s
         outputs.run(CLOSE)
 
 
-@pytest.mark.host("VS Code", "controls")
+@pytest.mark.host("VS Code's widget manager", "controls")
 def test_a_control_changes_the_tree_and_python_hears_of_it(outputs: Webview) -> None:
     outputs.run(MAKE)
     state(outputs, "done")
@@ -76,7 +77,7 @@ def test_a_control_changes_the_tree_and_python_hears_of_it(outputs: Webview) -> 
     assert "17 17" in outputs.run("print(explorer.feature, explorer.wait().tree.request.feature)")
 
 
-@pytest.mark.host("VS Code", "cancel")
+@pytest.mark.host("VS Code's widget manager", "grows", "cancel")
 def test_cancel_keeps_the_tree_and_it_grows_on(outputs: Webview) -> None:
     outputs.run(ENDLESS)
     expect(outputs.rows.first).to_be_visible(timeout=60_000)
@@ -94,7 +95,7 @@ def test_cancel_keeps_the_tree_and_it_grows_on(outputs: Webview) -> None:
     state(outputs, "partial")
 
 
-@pytest.mark.host("VS Code", busy="a running cell holds messages up")
+@pytest.mark.host("VS Code's widget manager", busy="a running cell holds messages up")
 def test_cancel_is_heard_once_the_running_cell_has_ended(outputs: Webview) -> None:
     outputs.run(ENDLESS)
     state(outputs, "growing")
@@ -106,7 +107,7 @@ def test_cancel_is_heard_once_the_running_cell_has_ended(outputs: Webview) -> No
     state(outputs, "partial")
 
 
-@pytest.mark.host("VS Code", "panels")
+@pytest.mark.host("VS Code's widget manager", "panels")
 def test_an_analysis_runs_on_request(outputs: Webview) -> None:
     outputs.run(MAKE)
     state(outputs, "done")
@@ -115,7 +116,7 @@ def test_an_analysis_runs_on_request(outputs: Webview) -> None:
     assert "True" in outputs.run("print(len(explorer.steering.texts) > 0)")
 
 
-@pytest.mark.host("VS Code", "views")
+@pytest.mark.host("VS Code's widget manager", "views")
 def test_views_of_an_explorer_stay_in_step_and_two_explorers_apart(outputs: Webview) -> None:
     for source in (MAKE, "explorer", "other = FeatureExplorer.demo(cutoff=1e-3)\nother"):
         outputs.run(source)
@@ -132,7 +133,7 @@ def test_views_of_an_explorer_stay_in_step_and_two_explorers_apart(outputs: Webv
     assert views[2].rows.all_inner_texts() == before[2]
 
 
-@pytest.mark.host("VS Code", "composed")
+@pytest.mark.host("VS Code's widget manager", "composed")
 def test_a_box_holds_the_explorer_and_a_slider_moves_it(outputs: Webview) -> None:
     outputs.run(
         "import ipywidgets\nfrom sae_explorer import FeatureExplorer\n"
@@ -149,10 +150,16 @@ def test_a_box_holds_the_explorer_and_a_slider_moves_it(outputs: Webview) -> Non
     outputs.until(lambda: 0 < outputs.nodes() < nodes)
     state(outputs, "done")
     photograph(outputs, "vscode-box")
-    assert "1" in outputs.run("print(explorer.max_depth)")
+    assert outputs.run("print(explorer.max_depth)").strip() == "1"
+    outputs.enter("Depth limit", "3")
+    readout = outputs.page.locator(".widget-slider .widget-readout")
+    expect(readout).to_have_text("3")
+    outputs.until(lambda: outputs.nodes() > 0)
+    state(outputs, "done")
+    assert outputs.run("print(explorer.max_depth, depth.value)").strip() == "3 3"
 
 
-@pytest.mark.host("VS Code", "keys")
+@pytest.mark.host("VS Code's widget manager", "keys")
 def test_keys_in_the_widget_stay_there(outputs: Webview) -> None:
     outputs.run(MAKE)
     state(outputs, "done")
@@ -169,11 +176,12 @@ def test_keys_in_the_widget_stay_there(outputs: Webview) -> None:
     assert "d" in outputs.page.evaluate("window.heard")
 
 
-@pytest.mark.host("VS Code", "export")
+@pytest.mark.host("VS Code's widget manager", "export")
 def test_an_export_is_what_python_reads_back(outputs: Webview, tmp_path: Path) -> None:
     outputs.run(MAKE)
     state(outputs, "done")
     tree = DefinitionTree.from_json(outputs.exported("tree.json", tmp_path))
+    assert digest(tree) in outputs.run(f"print({digest_in_python()})")
     assert len(tree) == outputs.nodes()
 
 
@@ -185,7 +193,7 @@ def executed() -> nbformat.NotebookNode:
     return NotebookClient(notebook, store_widget_state=True, timeout=600).execute()
 
 
-@pytest.mark.host("VS Code", "saved", "folds")
+@pytest.mark.host("VS Code's widget manager", "saved", "folds")
 def test_a_notebook_with_saved_state_shows_it_without_a_kernel(
     browser: Browser, executed: nbformat.NotebookNode
 ) -> None:
@@ -208,7 +216,7 @@ def test_a_notebook_with_saved_state_shows_it_without_a_kernel(
         photograph(outputs, "vscode-saved")
 
 
-@pytest.mark.host("VS Code", "summary")
+@pytest.mark.host("VS Code's widget manager", "summary")
 def test_a_notebook_without_state_shows_the_summary(
     browser: Browser, executed: nbformat.NotebookNode
 ) -> None:

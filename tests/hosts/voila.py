@@ -64,6 +64,7 @@ def running(home: Path) -> Iterator[Voila]:
         yield voila
 
 
+@contextmanager
 def opened(voila: Voila, browser: Browser, notebook: str, **options: str) -> Iterator[WidgetPage]:
     """Give a notebook as Voila shows it; in the end nothing went wrong and nobody was asked."""
     with visit(browser, "about:blank", offline=False, width=1500, height=1100) as seen:

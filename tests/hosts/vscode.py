@@ -9,7 +9,10 @@ What is not, and remains to be checked in the application: the content security 
 webviews; the extension host between kernel and webview, which passes messages on one by one; which
 outputs it keeps when a notebook scrolls, and how it draws ``text/html`` beside a widget (the summary
 is hidden only where the widget's stylesheet reaches it); shortcuts of VS Code itself; saving of files
-(a webview hands downloads to the application); remote windows, Codespaces and vscode.dev.
+(a webview hands downloads to the application); remote windows, Codespaces and vscode.dev. Which way
+messages take is the page's own choice: all go by the kernel's main shell channel, so that a running
+cell holds them up. So is how a saved notebook is shown: the page hands its state to the manager, and
+makes the view of each output itself.
 """
 
 from __future__ import annotations
