@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from front_end import FrontEnd
-from sae_explorer.widget.protocol import Answers
+from sae_explorer.widget.answers import Answers
 from test_widget import _recording, browser, explore  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:

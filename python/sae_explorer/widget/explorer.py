@@ -28,6 +28,7 @@ from sae_explorer.results import write_text
 from sae_explorer.subject import Subject
 from sae_explorer.text import visible
 from sae_explorer.widget import html
+from sae_explorer.widget.answers import INTERRUPTED, Answers
 from sae_explorer.widget.panels import (
     DEFAULTS,
     OPTIONS,
@@ -36,7 +37,7 @@ from sae_explorer.widget.panels import (
     Status,
     files_of,
 )
-from sae_explorer.widget.protocol import INTERRUPTED, Answers, describe, parted
+from sae_explorer.widget.protocol import describe, parted
 from sae_explorer.widget.session import Session
 
 if TYPE_CHECKING:
