@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import html
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,6 +115,7 @@ def test_a_model_that_cannot_run_any_more_is_said_to_and_the_last_result_kept(
     assert_untouched(model, weights)
     # What is shown can still be taken away.
     assert explorer._exported("tree.json")["data"].decode() == before.to_json()
+    assert before.definitions(1)[0].text in html.unescape(explorer.to_html())
 
 
 def test_a_model_that_was_freed_is_named_where_a_change_cannot_even_be_checked() -> None:

@@ -506,12 +506,17 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
             cell.
         """
         content = self._session.content()
-        about = content.subject and describe(content.subject, self._featured)
+        try:
+            about = content.subject and describe(content.subject, self._featured)
+            shown = {
+                f"_{n}": result.payload(content.subject) for n, result in content.results.items()
+            }
+        except RuntimeError:  # the model was freed: what was found with it is here all the same
+            about = self._subject
+            shown = {f"_{name}": result.payload() for name, result in content.results.items()}
         # Without a kernel there is no other SAE to choose.
         state: dict[str, Any] = {"_subject": about and {**about, "saes": []}}
-        state |= {"_controls": self._controls} | {f"_{name}": None for name in ANALYSES}
-        for name, result in content.results.items():
-            state[f"_{name}"] = result.payload(content.subject)
+        state |= {"_controls": self._controls} | {f"_{name}": None for name in ANALYSES} | shown
         if state["_tree"] is not None:
             state["_tree"] |= {"run": content.status.run, "settled": content.status.nodes}
         state["_values"] = _as_json(content.values)
