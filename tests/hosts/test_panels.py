@@ -280,7 +280,7 @@ def test_a_clamp_brings_a_unit_that_an_activation_has(notebook: NotebookPage) ->
 @pytest.mark.host("JupyterLab 4", "controls")
 def test_an_intervention_changes_the_tree_and_its_label(notebook: NotebookPage) -> None:
     before = notebook.rows.all_inner_texts()
-    controls = notebook.widget.get_by_role("complementary", name="Controls")
+    controls = notebook.widget.get_by_role("region", name="Controls")
     press(controls, "Add")
     controls.get_by_label("What is done").select_option("clamp")
     fill(controls, "Feature of the intervention", "288")
@@ -300,7 +300,7 @@ def test_an_intervention_changes_the_tree_and_its_label(notebook: NotebookPage) 
 
 def test_a_tree_is_coloured_and_sorted_by_its_lift(notebook: NotebookPage, tmp_path: Path) -> None:
     before = notebook.rows.all_inner_texts()
-    controls = notebook.widget.get_by_role("complementary", name="Controls")
+    controls = notebook.widget.get_by_role("region", name="Controls")
     fill(controls, "Lift", "8")
     sort = notebook.widget.get_by_role("checkbox", name="Sort by lift")
     sort.check(timeout=60_000)

@@ -36,6 +36,11 @@ export function useOption(name: string): Choice {
     if (chosen.peek() && (refused || same(told, chosen.peek()?.value ?? null))) chosen.value = null;
   });
 
+  // What nobody hears any more is not what holds.
+  useSignalEffect(() => {
+    if (synced.contact.value === "lost") chosen.value = null;
+  });
+
   function send(value: Value) {
     timers.current.waiting = null;
     timers.current.send = setTimeout(() => {
