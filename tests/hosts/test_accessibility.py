@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 
 from hosts.asking import python
 from hosts.browser import visit
-from hosts.jupyterlab import made_anew, photograph, prepared, running, state
+from hosts.jupyterlab import made_anew, photograph, prepared, state
 from sae_explorer import FeatureExplorer
 
 if TYPE_CHECKING:
@@ -63,12 +63,6 @@ late"""
 MAKE_CELL, FREE_CELL = 1, 2
 #: Analyses that run on request, by their tabs.
 REQUESTED = ["Difference", "Steering", "Dose-response", "Scale", "Closed loop"]
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with running(tmp_path_factory.mktemp("jupyterlab")) as lab:
-        yield lab
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 
 from hosts.asking import python
 from hosts.browser import visit
-from hosts.jupyterlab import NotebookPage, photograph, running, state, written
+from hosts.jupyterlab import NotebookPage, photograph, state, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,12 +68,6 @@ class Wire:
         for socket in self._open:
             socket.close()
         self._open.clear()
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with running(tmp_path_factory.mktemp("jupyterlab")) as lab:
-        yield lab
 
 
 @pytest.fixture

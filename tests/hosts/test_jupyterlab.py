@@ -19,7 +19,6 @@ from hosts.jupyterlab import (
     name_of,
     opened,
     photograph,
-    running,
     shows,
     state,
     written,
@@ -41,12 +40,6 @@ from sae_explorer import FeatureExplorer
 
 explorer = FeatureExplorer.demo(cutoff=1e-10, max_nodes=None, max_depth=60)
 explorer"""
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with running(tmp_path_factory.mktemp("jupyterlab")) as lab:
-        yield lab
 
 
 @pytest.fixture

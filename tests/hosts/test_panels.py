@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 
 from hosts.asking import digest, digest_in_python, python
 from hosts.browser import visit
-from hosts.jupyterlab import NotebookPage, made_anew, photograph, prepared, running, state
+from hosts.jupyterlab import NotebookPage, made_anew, photograph, prepared, state
 from sae_explorer import (
     ClosedLoop,
     DefinitionTree,
@@ -137,12 +137,6 @@ every_panel = pytest.mark.parametrize("case", CASES, ids=str)
 
 def choose(panel: Locator, name: str, word: str) -> None:
     panel.get_by_role("combobox", name=name, exact=True).select_option(word)
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with running(tmp_path_factory.mktemp("jupyterlab")) as lab:
-        yield lab
 
 
 @pytest.fixture(scope="module")

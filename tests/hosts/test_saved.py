@@ -14,7 +14,7 @@ from nbformat.sign import NotebookNotary
 from playwright.sync_api import expect
 
 from hosts.browser import visit
-from hosts.jupyterlab import Lab, NotebookPage, photograph, running
+from hosts.jupyterlab import Lab, NotebookPage, photograph
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,12 +157,6 @@ def test_other_forms_of_a_notebook_hold_what_they_can(
     text = converted(executed, tmp_path, "--to", form).read_text(encoding="utf-8")
     assert holds in text
     assert "FeatureExplorer(feature" not in text
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with running(tmp_path_factory.mktemp("jupyterlab")) as lab:
-        yield lab
 
 
 @pytest.fixture

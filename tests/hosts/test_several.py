@@ -21,7 +21,6 @@ from hosts.jupyterlab import (
     name_of,
     opened,
     photograph,
-    running,
     shows,
     state,
     written,
@@ -74,12 +73,6 @@ ipywidgets.Tab(
     [ipywidgets.Label("Something else."), ipywidgets.Accordion([explorer], titles=("deeper",))],
     titles=("in front", "behind"),
 )"""
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with running(tmp_path_factory.mktemp("jupyterlab")) as lab:
-        yield lab
 
 
 @pytest.fixture(scope="module")
