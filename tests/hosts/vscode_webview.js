@@ -197,6 +197,7 @@ window.notebook = {
     const output = cell();
     const asked = kernel.tell("execute_request", { code, silent: false, store_history: true });
     const shown = [];
+    const heard = Promise.withResolvers();
     asked.onIOPub = ({ header, content }) => {
       if (["display_data", "execute_result"].includes(header.msg_type)) {
         shown.push(show(content.data, output));
@@ -204,9 +205,13 @@ window.notebook = {
         shown.push(show({ "text/plain": content.text }, output));
       } else if (header.msg_type === "error") {
         shown.push(show({ "text/plain": `${content.ename}: ${content.evalue}` }, output));
+      } else if (header.msg_type === "status" && content.execution_state === "idle") {
+        heard.resolve();
       }
     };
     const { content } = await asked.done;
+    // The answer comes on a channel of its own and may overtake what the cell said on the other.
+    await heard.promise;
     await Promise.all(shown);
     return content.status;
   },
