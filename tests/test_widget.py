@@ -1735,14 +1735,6 @@ def test_resume_after_an_error_forgets_it(
     assert explorer.wait().status.error is None
 
 
-def test_out_of_memory_is_known_however_a_device_says_it() -> None:
-    with pytest.raises(RuntimeError) as said:
-        torch.empty(10**14)
-    assert trees.out_of_memory(said.value)
-    assert trees.out_of_memory(MemoryError())
-    assert not trees.out_of_memory(RuntimeError("shapes do not match"))
-
-
 @pytest.mark.parametrize(
     ("name", "hint"),
     [

@@ -45,7 +45,7 @@ from trees import SAMPLE, cpu_name, plain_seconds, timed
 
 from naive import compare, naive_tree, paths
 from sae_explorer import DefinitionTree, ExplorerError, Subject, grow_tree
-from sae_explorer.analyses.trees import out_of_memory
+from sae_explorer.errors import out_of_memory
 from sae_explorer.model.decoding import PooledDecoder, Prompt, chunk_size, open_decoder
 from sae_explorer.results import package_versions
 from zoo import build_tokenizer

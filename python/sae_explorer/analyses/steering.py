@@ -17,8 +17,7 @@ import torch
 
 from sae_explorer.analyses import Progress
 from sae_explorer.analyses.activations import measure_first
-from sae_explorer.analyses.trees import out_of_memory
-from sae_explorer.errors import ExplorerError, PartialResultWarning
+from sae_explorer.errors import ExplorerError, PartialResultWarning, out_of_memory
 from sae_explorer.model.changes import check
 from sae_explorer.model.direction import Direction  # noqa: TC001 - a request reads its annotations
 from sae_explorer.model.generation import Continuations, Sampling, continue_rows, text_ids

@@ -16,10 +16,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 
 from sae_explorer.analyses.definition_tree import DefinitionTree
-from sae_explorer.errors import ExplorerError, PartialResultWarning
+from sae_explorer.errors import ExplorerError, PartialResultWarning, out_of_memory
 from sae_explorer.model.changes import Changes
 from sae_explorer.model.changes import check as check_interventions
 from sae_explorer.model.decoding import (
@@ -54,15 +53,6 @@ TOO_LITTLE_MEMORY = (
     "The device has too little memory for even the prompt. Load the model in a smaller dtype, free "
     "other models, or use device='cpu'."
 )
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory ran out: each kind of device says it its own way."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error).lower()
-    said = ("allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, RuntimeError) and any(words in text for words in said)
 
 
 @dataclass(frozen=True, kw_only=True)

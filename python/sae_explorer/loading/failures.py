@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from sae_explorer.errors import ExplorerError
+from sae_explorer.errors import ExplorerError, out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,7 +144,7 @@ def _by_kind(error: BaseException) -> str | None:
             "its files, or the hub's cache, may not be read or written by you. Change that, or set "
             "HF_HOME to a folder of your own."
         )
-    if kinds & {"MemoryError", "OutOfMemoryError"}:
+    if out_of_memory(error):
         return _SMALLER
     if kinds & {"JSONDecodeError", "UnicodeDecodeError", "YAMLError"}:
         return f"its configuration is damaged. {_FRESH}"
@@ -183,7 +183,6 @@ _UNKNOWN_TYPE = re.compile(r"model type [`'\"]?([\w.-]+)[`'\"]? but Transformers
 #: What the messages say of errors whose kind says nothing, and what to say instead.
 _WORDS = (
     (r"no space left on device", _FULL),
-    (r"out of memory|can't allocate memory|not enough memory", _SMALLER),
     (
         r"trust_remote_code",
         (

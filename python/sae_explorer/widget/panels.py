@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from sae_explorer.analyses import ANALYSES
-from sae_explorer.analyses.trees import out_of_memory
-from sae_explorer.errors import ExplorerError
+from sae_explorer.errors import ExplorerError, out_of_memory
 from sae_explorer.model.ghost import SOURCES
 from sae_explorer.request import Request, checked, schema
 from sae_explorer.results import FORMATS, Format, Result

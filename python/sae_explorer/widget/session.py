@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_explorer.analyses import ANALYSES
 from sae_explorer.analyses import trees as tree_analysis
-from sae_explorer.errors import ExplorerError, did_you_mean
+from sae_explorer.errors import ExplorerError, did_you_mean, out_of_memory
 from sae_explorer.loading import registry
 from sae_explorer.model.direction import Direction
 from sae_explorer.model.ghost import SOURCES
@@ -559,7 +559,7 @@ class Session:
             try:
                 going_on = next(steps, _END) is not _END
             except (RuntimeError, MemoryError) as stopped:
-                if not tree_analysis.out_of_memory(stopped):
+                if not out_of_memory(stopped):
                     raise
                 if grower.progress().nodes <= 1:
                     raise ExplorerError(tree_analysis.TOO_LITTLE_MEMORY) from stopped
@@ -674,7 +674,7 @@ class Session:
         names = sorted(
             name for name in self._weights | now if now.get(name) != self._weights.get(name)
         )
-        if not names or tree_analysis.out_of_memory(error):
+        if not names or out_of_memory(error):
             return in_words(error)
         which = names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
         return (
