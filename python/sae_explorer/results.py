@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -51,6 +52,29 @@ FORMATS = {
     "newick": Format("to_newick", "nwk", "text/plain"),
     "dot": Format("to_dot", "dot", "text/vnd.graphviz"),
 }
+
+
+def file_stem(label: str, source: Provenance) -> str:
+    """Return a name, without suffix, for a file about something.
+
+    Parameters
+    ----------
+    label
+        What it is about, as the label of a request says: ``"feature 302"``.
+    source
+        What it was asked of.
+
+    Returns
+    -------
+    str
+        Such as ``"sae_layer_3-feature-302"``: the SAE's id, or without an SAE the model's, and the
+        label, with hyphens for what is unsafe in a file's name. At most 120 bytes in UTF-8.
+    """
+    about = (source.sae or source.model)["id"]
+    name = re.sub(r"[^\w.+-]+", "-", f"{about} {label}")
+    # A dot in front hides a file, a hyphen makes it a flag.
+    return name.encode()[:120].decode(errors="ignore").strip(".-")
+
 
 #: Packages whose version can change a number.
 _VERSIONED = ("sae-explorer", "torch", "transformers", "sae-lens", "numpy")
@@ -125,6 +149,11 @@ class Result:
         """SHA-256 of everything in the result, provenance included, as 64 hexadecimal digits."""
         return hashlib.sha256(_canonical(self._document()).encode()).hexdigest()
 
+    @property
+    def stem(self) -> str:
+        """Name, without suffix, for a file of the result: see :func:`file_stem`."""
+        return file_stem(self.request.label, self.provenance)
+
     def _document(self) -> dict[str, Any]:
         return {
             "kind": self.kind,
@@ -154,6 +183,7 @@ class Result:
         del subject
         return {
             "label": self.request.label,
+            "stem": self.stem,
             "request": self.request.to_dict(),
             "provenance": asdict(self.provenance),
         }

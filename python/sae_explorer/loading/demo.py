@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_explorer.loading import folder
+from sae_explorer.errors import ExplorerError
 
 if TYPE_CHECKING:
     from sae_explorer.subject import Subject
@@ -55,8 +55,46 @@ def load() -> Subject:
 
 @lru_cache(maxsize=1)
 def _loaded() -> Subject:
-    saes = [assets() / f"sae_layer_{layer}" for layer in LAYERS]
-    return folder.load(assets(), saes, device="cpu")
+    from sae_explorer.loading import folder
+
+    return folder.load(assets(), [_sae(layer) for layer in LAYERS], device="cpu")
+
+
+def _sae(layer: int) -> Path:
+    return assets() / f"sae_layer_{layer}"
+
+
+def rows(layer: int | None = None) -> list[dict[str, Any]]:
+    """Return what is known of the SAEs, without loading them.
+
+    The columns are those of :func:`sae_explorer.registry` that say something of them.
+
+    Raises
+    ------
+    ExplorerError
+        If there is none at the layer.
+    """
+    if layer not in (None, *LAYERS):
+        raise ExplorerError(
+            f"The bundled model has no SAE at layer {layer}; there are some at layers "
+            f"{', '.join(map(str, LAYERS))}."
+        )
+    figures = json.loads((assets() / "figures.json").read_text(encoding="utf-8"))["saes"]
+    found = []
+    for at in LAYERS if layer is None else (layer,):
+        config = json.loads((_sae(at) / "cfg.json").read_text(encoding="utf-8"))
+        found.append(
+            {
+                "id": _sae(at).name,
+                "model": config["metadata"]["model_name"],
+                "layer": at,
+                "hook": config["metadata"]["hook_name"],
+                "width": config["d_sae"],
+                "l0": round(figures[str(at)]["l0"], 1),
+                "variance_explained": round(figures[str(at)]["explained_variance"], 3),
+            }
+        )
+    return found
 
 
 @lru_cache(maxsize=1)
