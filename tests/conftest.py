@@ -1,7 +1,11 @@
-"""Settings of all tests: one thread for torch, and the tables of figures at the end of the run."""
+"""Settings of all tests: one thread for torch, and the tables of figures at the end of the run.
+
+And the fixtures for explorers in this process, on the tiny models of explorers.py.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +15,10 @@ import torch
 from hosts import matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from explorers import Breaking, Counted, Gate
+    from sae_explorer import FeatureExplorer, Subject
 
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
 
@@ -123,3 +130,74 @@ def _aligned(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     for line in table:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         yield "  ".join(cells).rstrip()
+
+
+# --- Explorers -----------------------------------------------------------------------------------
+# explorers.py is imported where it is needed: all architectures of the zoo take seconds.
+
+
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a front-end in this process play the browser of each explorer."""
+    import comm
+
+    from explorers import Recording
+
+    monkeypatch.setattr(comm, "create_comm", Recording)
+
+
+@pytest.fixture
+def explore(recording: None) -> Iterator[Callable[..., FeatureExplorer]]:
+    """Return what makes explorers; they are closed in the end."""
+    from explorers import OPTIONS, subject
+    from sae_explorer import FeatureExplorer
+
+    with contextlib.ExitStack() as stack:
+
+        def make(feature: int | None = 3, on: Subject | None = None, **given: Any) -> Any:
+            given = {**OPTIONS, **given}
+            explorer = FeatureExplorer(feature, subject=on or subject(), **given)
+            stack.callback(explorer.close)
+            return explorer
+
+        yield make
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """Return a gate before the model of `subject`; trees take small steps and tell of each."""
+    from explorers import Gate, small_steps, subject
+
+    small_steps(monkeypatch)
+    gate = Gate(subject().model)
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def decoders(monkeypatch: pytest.MonkeyPatch) -> list[Counted]:
+    """Return a list to which every decoder of a tree is added."""
+    from explorers import Counted, subject
+    from sae_explorer.analyses import trees
+
+    subject()  # made before: trying a model out opens one as well
+    opened: list[Counted] = []
+    real = trees.open_decoder
+
+    def open_decoder(*given: Any) -> Any:
+        opened.append(Counted(real(*given)))
+        return opened[-1]
+
+    monkeypatch.setattr(trees, "open_decoder", open_decoder)
+    return opened
+
+
+@pytest.fixture
+def breaking(monkeypatch: pytest.MonkeyPatch) -> Iterator[Breaking]:
+    """Return what makes forwards of the model of `subject` fail; trees take small steps."""
+    from explorers import Breaking, small_steps, subject
+
+    small_steps(monkeypatch)
+    breaking = Breaking(subject().model)
+    yield breaking
+    breaking.remove()

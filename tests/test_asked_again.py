@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from explorers import browser
 from front_end import FrontEnd
 from sae_explorer.widget.answers import Answers
-from test_widget import _recording, browser, explore  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ def heard(front_end: FrontEnd, message: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_what_is_asked_twice_under_one_number_is_done_once(
-    explore: Callable[..., FeatureExplorer],  # noqa: F811
+    explore: Callable[..., FeatureExplorer],
 ) -> None:
     explorer = explore().wait()
     front_end = browser(explorer)
@@ -40,7 +40,7 @@ def test_what_is_asked_twice_under_one_number_is_done_once(
     assert explorer.scale == 3.5
 
 
-def test_a_refusal_is_given_again(explore: Callable[..., FeatureExplorer]) -> None:  # noqa: F811
+def test_a_refusal_is_given_again(explore: Callable[..., FeatureExplorer]) -> None:
     front_end = browser(explore().wait())
     wrong = {"type": "set", "values": {"scale": -1}, "rid": "view-1"}
     assert heard(front_end, wrong) == heard(front_end, wrong)
@@ -88,7 +88,7 @@ def setting(number: int, view: str = "view", **values: Any) -> dict[str, Any]:
     ],
 )
 def test_a_message_that_is_late_takes_nothing_back(
-    explore: Callable[..., FeatureExplorer],  # noqa: F811
+    explore: Callable[..., FeatureExplorer],
     later: dict[str, Any],
     late: dict[str, Any],
     there: dict[str, Any],
@@ -102,7 +102,7 @@ def test_a_message_that_is_late_takes_nothing_back(
 
 
 def test_a_run_that_is_heard_after_its_cancel_does_not_begin(
-    explore: Callable[..., FeatureExplorer],  # noqa: F811
+    explore: Callable[..., FeatureExplorer],
 ) -> None:
     explorer = explore().wait()
     front_end = browser(explorer)
@@ -112,7 +112,7 @@ def test_a_run_that_is_heard_after_its_cancel_does_not_begin(
 
 
 def test_what_was_interrupted_is_answered_though_it_may_be_half_done(
-    explore: Callable[..., FeatureExplorer],  # noqa: F811
+    explore: Callable[..., FeatureExplorer],
 ) -> None:
     explorer = explore().wait()
     front_end = browser(explorer)
@@ -134,7 +134,7 @@ def test_what_was_interrupted_is_answered_though_it_may_be_half_done(
 
 
 def test_a_file_is_written_once_however_often_it_is_asked_for_meanwhile(
-    explore: Callable[..., FeatureExplorer],  # noqa: F811
+    explore: Callable[..., FeatureExplorer],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     explorer = explore().wait()
@@ -163,7 +163,7 @@ def test_a_file_is_written_once_however_often_it_is_asked_for_meanwhile(
 
 @pytest.mark.parametrize("lost", ["tree", "tokens", "lens"])
 def test_a_result_that_did_not_arrive_is_sent_when_a_browser_says_what_it_knows(
-    explore: Callable[..., FeatureExplorer],  # noqa: F811
+    explore: Callable[..., FeatureExplorer],
     lost: str,
 ) -> None:
     explorer = explore().wait()

@@ -14,6 +14,8 @@ from sae_lens.saes.sae import SAEMetadata
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import sae_explorer
+from explorers import OPTIONS, SMALL, Recording, subject
+from front_end import FrontEnd
 from sae_explorer import (
     Clamp,
     ExplorerError,
@@ -24,8 +26,6 @@ from sae_explorer import (
     grow_tree,
     vector,
 )
-from test_widget import OPTIONS, FrontEnd, Recording, subject
-from test_widget_requests import SMALL
 from zoo import VOCAB_SIZE, build_tokenizer
 
 if TYPE_CHECKING:
@@ -67,13 +67,7 @@ class Weighing(FrontEnd):
 
 
 class WeighingComm(Recording):
-    @property
-    def front_end(self) -> Weighing:
-        return self._front_end
-
-    @front_end.setter
-    def front_end(self, _made: FrontEnd) -> None:
-        self._front_end = Weighing(self._from_browser)
+    player = Weighing
 
 
 def test_the_last_of_a_million_features_is_explored_with_small_messages(

@@ -14,12 +14,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from explorers import OPTIONS, REQUESTED, SMALL, Gate, Recording, begun, subject
+from front_end import FrontEnd
 from sae_explorer import ExplorerError, FeatureExplorer, Subject, grow_tree
 from sae_explorer.request import plain
 from sae_explorer.widget import session
 from sae_explorer.widget.jobs import Worker
-from test_widget import OPTIONS, FrontEnd, Gate, Recording, subject
-from test_widget_requests import REQUESTED, SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,17 +132,11 @@ class Listening(FrontEnd):
 class ListeningComm(Recording):
     """A comm that is as strict as Jupyter's about what it sends."""
 
+    player = Listening
+
     def publish_msg(self, msg_type: str, data: Any = None, **more: Any) -> None:
         json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
         super().publish_msg(msg_type, data, **more)
-
-    @property
-    def front_end(self) -> Listening:
-        return self._front_end
-
-    @front_end.setter
-    def front_end(self, _made: FrontEnd) -> None:
-        self._front_end = Listening(self._from_browser)
 
 
 def wire(explorer: FeatureExplorer) -> ListeningComm:
@@ -165,13 +159,12 @@ def measured() -> Subject:
 def loading() -> Iterator[FeatureExplorer]:
     """Give an explorer whose model is on its way, and arrives in the end."""
     arrives = threading.Event()
-    explorer = FeatureExplorer.__new__(FeatureExplorer)
 
     def load(_tell: object) -> Subject:
         assert arrives.wait(300)
         return measured()
 
-    explorer._begin(load, {"feature": 3, **GIVEN})
+    explorer = begun(load, **GIVEN)
     try:
         yield explorer
     finally:

@@ -10,19 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from explorers import OPTIONS
 from sae_explorer import ExplorerError, FeatureExplorer, Subject, grow_tree
 from zoo import build_model, build_sae, build_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-OPTIONS: dict[str, Any] = {
-    "weights": "decoder",
-    "scale": 2.0,
-    "cutoff": 1e-3,
-    "max_depth": 5,
-    "ghost_token": "<unused0>",
-}
 
 
 def freed(model: Any) -> None:

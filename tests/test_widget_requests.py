@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from explorers import REQUESTED, SMALL, Gate, Recording, begun, small_steps, subject
 from front_end import FrontEnd
 from sae_explorer import Clamp, ExplorerError, FeatureExplorer, Steer, Subject, feature
 from sae_explorer.analyses import ANALYSES
@@ -19,22 +19,12 @@ from sae_explorer.analyses.steering import steer_text
 from sae_explorer.text import visible
 from sae_explorer.widget import requested
 from test_html import Elements, carried
-from test_widget import OPTIONS, Gate, Recording, small_steps, subject
 from zoo import build_model, build_sae, build_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-#: What makes each of the analyses small enough for a tiny model.
-SMALL: dict[str, dict[str, Any]] = {
-    "steering": {"text": "the", "strengths": (0.5, 1.0), "max_tokens": 4},
-    "dose": {"text": "the", "doses": (-1.0, 0.0, 1.0), "dose_tokens": 3, "watched": (5,)},
-    "scales": {"grid": (1.0, 2.0, 3.0)},
-    "difference": {"against": "weights=encoder"},
-    "loop": {"definitions": 6, "random_trees": 2},
-}
-REQUESTED = [name for name, analysis in ANALYSES.items() if analysis.on_request]
 IDLE = {"state": "idle", "text": "", "progress": None, "error": None}
 
 
@@ -65,36 +55,21 @@ class Hearing(FrontEnd):
 
 
 class HearingComm(Recording):
-    @property
-    def front_end(self) -> Hearing:
-        return self._front_end
-
-    @front_end.setter
-    def front_end(self, _made: FrontEnd) -> None:
-        self._front_end = Hearing(self._from_browser)
+    player = Hearing
 
 
 @pytest.fixture(autouse=True)
-def _hearing(monkeypatch: pytest.MonkeyPatch) -> None:
+def recording(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comm, "create_comm", HearingComm)
     monkeypatch.setattr(requested, "_INTERVAL", 0.0)
     monkeypatch.setattr(requested, "_TELLING", float("inf"))
 
 
 @pytest.fixture
-def explore() -> Iterator[Callable[..., FeatureExplorer]]:
-    """Return what makes explorers; they are closed in the end."""
-    with contextlib.ExitStack() as stack:
-
-        def make(feature: int | None = 3, on: Subject | None = None, **given: Any) -> Any:
-            small = {name: value for panel in REQUESTED for name, value in SMALL[panel].items()}
-            explorer = FeatureExplorer(
-                feature, subject=on or subject(), **{**OPTIONS, **small, **given}
-            )
-            stack.callback(explorer.close)
-            return explorer
-
-        yield make
+def explore(explore: Callable[..., FeatureExplorer]) -> Callable[..., FeatureExplorer]:
+    """Return what makes explorers whose runs are small; they are closed in the end."""
+    small = {name: value for panel in REQUESTED for name, value in SMALL[panel].items()}
+    return lambda *given, **options: explore(*given, **{**small, **options})
 
 
 @pytest.fixture
@@ -198,8 +173,7 @@ def test_a_run_asked_for_before_there_is_a_model_begins_when_there_is(
         assert let_load.wait(60)
         return subject()
 
-    explorer = FeatureExplorer.__new__(FeatureExplorer)
-    explorer._begin(load, {"feature": 3, **OPTIONS, **SMALL["steering"]})
+    explorer = begun(load, **SMALL["steering"])
     explorer.run("steering")
     assert job(explorer)["state"] == "running"
     assert job(explorer)["text"] == "waiting for the model"
