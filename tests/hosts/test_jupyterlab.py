@@ -229,7 +229,7 @@ def test_the_widget_follows_the_theme(notebook: NotebookPage, front: Host) -> No
     state(notebook, "done")
     for theme in ("JupyterLab Light", "JupyterLab Dark"):
         notebook.command("apputils:change-theme", {"theme": theme})
-        notebook.until(lambda: notebook.is_dark() == (theme == "JupyterLab Dark"))  # noqa: B023 - called at once
+        notebook.expect_theme(dark=theme == "JupyterLab Dark")
         photograph(notebook, f"{front}-{theme.lower().replace(' ', '-')}")
     notebook.command("apputils:change-theme", {"theme": "JupyterLab Light"})
 

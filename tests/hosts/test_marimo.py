@@ -113,10 +113,10 @@ def test_an_explorer_at_the_end_of_a_cell_grows_its_tree(show: Show, marimo: Mar
 @shows("dark")
 def test_the_widget_follows_the_notebooks_theme(show: Show, marimo: Marimo) -> None:
     with show(*NOTEBOOK) as shown:
-        assert not shown.is_dark()
+        shown.expect_theme(dark=False)
     with show(MAKE, dark=True) as shown:
         state(shown, "done")
-        assert shown.is_dark()
+        shown.expect_theme(dark=True)
         photograph(shown, f"marimo-{marimo.mode}-dark")
 
 
@@ -127,8 +127,8 @@ def test_a_control_regrows_the_tree_and_cells_follow(show: Show) -> None:
         before = shown.rows.all_inner_texts()
         shown.enter("Feature to show", "17")
         expect(shown.said("The feature is 17, is 17.")).to_be_visible(timeout=60_000)
-        shown.until(lambda: shown.rows.all_inner_texts() != before)
-        state(shown, "done")
+        shown.expect_tree_of("feature 17")
+        assert shown.rows.all_inner_texts() != before
 
 
 @shows("views")
@@ -141,9 +141,9 @@ def test_views_of_an_explorer_stay_in_step_and_two_explorers_apart(show: Show) -
         assert before[0] == before[1]
         views[1].enter("Feature to show", "18")
         for view in views[:2]:
-            view.until(lambda: view.rows.all_inner_texts() != before[0])  # noqa: B023 - called at once
-            state(view, "done")
-        assert views[0].rows.all_inner_texts() == views[1].rows.all_inner_texts()
+            view.expect_tree_of("feature 18")
+        shown.until(lambda: views[0].rows.all_inner_texts() == views[1].rows.all_inner_texts())
+        assert views[0].rows.all_inner_texts() != before[0]
         assert views[2].rows.all_inner_texts() == before[2]
 
 

@@ -110,8 +110,7 @@ def expect_in_step(one: WidgetPage, other: WidgetPage, words: str) -> None:
     """Wait until two views show the same tree, and the same of it."""
     for each in (one, other):
         each.expect_tree_of(words)
-    assert one.nodes() == other.nodes()
-    assert first_nodes(one) == first_nodes(other)
+    one.until(lambda: one.nodes() == other.nodes() and first_nodes(one) == first_nodes(other))
 
 
 @shows("views", among=EVERYWHERE)

@@ -135,8 +135,8 @@ def test_the_widget_follows_the_theme(
 ) -> None:
     with opened(voila, browser, written(voila, [CELL], name_of(request)), theme=theme) as page:
         state(page, "done")
+        page.expect_theme(dark=theme == "dark")
         photograph(page, f"voila-{theme}")
-        assert page.is_dark() == (theme == "dark")
 
 
 @pytest.mark.host(

@@ -61,7 +61,7 @@ def test_the_widget_follows_the_theme(browser: Browser, kernel: Kernel, theme: s
     with opened(browser, kernel, theme=theme) as outputs:
         outputs.run(MAKE)
         state(outputs, "done")
-        assert outputs.is_dark() == (theme != "light")
+        outputs.expect_theme(dark=theme != "light")
         photograph(outputs, f"vscode-{theme}")
         outputs.run(CLOSE)
 
@@ -72,8 +72,8 @@ def test_a_control_changes_the_tree_and_python_hears_of_it(outputs: Webview) -> 
     state(outputs, "done")
     before = outputs.rows.all_inner_texts()
     outputs.enter("Feature to show", "17")
-    outputs.until(lambda: outputs.rows.all_inner_texts() != before)
-    state(outputs, "done")
+    outputs.expect_tree_of("feature 17")
+    assert outputs.rows.all_inner_texts() != before
     assert "17 17" in outputs.run("print(explorer.feature, explorer.wait().tree.request.feature)")
 
 
@@ -127,9 +127,9 @@ def test_views_of_an_explorer_stay_in_step_and_two_explorers_apart(outputs: Webv
     assert before[0] == before[1] == before[2]
     views[1].enter("Feature to show", "17")
     for view in views[:2]:
-        view.until(lambda: view.rows.all_inner_texts() != before[0])  # noqa: B023 - called at once
-        state(view, "done")
-    assert views[0].rows.all_inner_texts() == views[1].rows.all_inner_texts()
+        view.expect_tree_of("feature 17")
+    outputs.until(lambda: views[0].rows.all_inner_texts() == views[1].rows.all_inner_texts())
+    assert views[0].rows.all_inner_texts() != before[0]
     assert views[2].rows.all_inner_texts() == before[2]
 
 
