@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from functools import cache
 from typing import Any
@@ -192,4 +193,14 @@ def test_a_grid_of_more_scales_than_run_together_is_refused() -> None:
 
 def test_a_best_scale_at_the_end_of_the_grid_says_so() -> None:
     swept = sweep_scales(Subject.demo(), feature=302, grid=(1.0,))
-    assert "the end of the grid" in repr(swept)
+    assert "at the end of the grid" in swept.caveat
+    assert swept.caveat in repr(swept)
+    assert swept.__rich__().caption == swept.caveat == swept.payload()["caveat"]
+
+
+def test_a_best_scale_within_the_grid_has_no_caveat() -> None:
+    swept = sweep_scales(Subject.demo(), feature=302, grid=(1.0, 2.0, 3.0))
+    within = dataclasses.replace(swept, composite=np.array([0.0, 1.0, 0.0]))
+    assert within.caveat == ""
+    assert repr(within).endswith("')")
+    assert within.__rich__().caption is None

@@ -125,7 +125,7 @@ test("leaves no listener, observer or frame behind", async () => {
 describe("the picture", () => {
   const textOf = async () => {
     const file = await pictureOf("svg", own.explorer);
-    expect(file).toMatchObject({ name: "tree.svg", mime: "image/svg+xml" });
+    expect(file).toMatchObject({ name: "sae-feature-7-tree.svg", mime: "image/svg+xml" });
     return new TextDecoder().decode(file.data);
   };
   test("is of what is shown", async () => {

@@ -72,6 +72,7 @@ export function tokensPayload(count = 40, limit = 30): TokensPayload {
   const places = Array.from({ length: count }, (_, place) => place);
   return {
     label: "feature 7",
+    stem: "sae-feature-7",
     request: { feature: 7, exponent: 1.4 },
     provenance: PROVENANCE,
     exponent: 1.4,
@@ -102,6 +103,7 @@ export function lensPayload(): LensPayload {
   );
   return {
     label: "decoder of feature 7",
+    stem: "sae-decoder-of-feature-7",
     request: { feature: 7 },
     provenance: PROVENANCE,
     lens: blocks.map(({ lens }) => lens),

@@ -53,9 +53,13 @@ describe("export menu", () => {
     const bytes = new TextEncoder().encode("xx(a,b);");
     await shown.answer("export", {
       ok: true,
-      file: { name: "tree.nwk", mime: "text/plain", data: new DataView(bytes.buffer, 2) },
+      file: {
+        name: "sae-feature-7-tree.nwk",
+        mime: "text/plain",
+        data: new DataView(bytes.buffer, 2),
+      },
     });
-    expect(saved[0].name).toBe("tree.nwk");
+    expect(saved[0].name).toBe("sae-feature-7-tree.nwk");
     expect(saved[0].blob.type).toBe("text/plain");
     expect(await saved[0].blob.text()).toBe("(a,b);");
     expect(shown.el.querySelector("a[download]")).toBeNull();
@@ -99,6 +103,27 @@ describe("export menu", () => {
     await act(async () => shown.named("Scale").focus());
     expect(items()).toEqual([]);
   });
+});
+
+test("what is drawn here says in its name what it is of", async () => {
+  shown = await show();
+  await click(shown.button("Export"));
+  await click(item("tree.svg"));
+  expect(saved.map(({ name }) => name)).toEqual(["sae-feature-7-tree.svg"]);
+});
+
+test("so does what a saved copy carries", async () => {
+  const packed = new Blob(["one,two"]).stream().pipeThrough(new CompressionStream("gzip"));
+  const data = new DataView(await new Response(packed).arrayBuffer());
+  shown = await show({
+    _saved: true,
+    _files: ["lens.csv"],
+    _attachments: { "lens.csv": { mime: "text/csv", data } },
+  });
+  await click(shown.button("Export"));
+  await click(item("lens.csv"));
+  await vi.waitFor(() => expect(saved[0]?.name).toBe("sae-decoder-of-feature-7-lens.csv"));
+  expect(await saved[0].blob.text()).toBe("one,two");
 });
 
 test("CSV beside a list saves the whole of it", async () => {

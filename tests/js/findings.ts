@@ -34,6 +34,7 @@ export const DIFFERENCE: DifferencePayload = {
 
 const HEAD = {
   label: "feature 7",
+  stem: "sae-feature-7",
   request: { feature: 7 },
   provenance: { model: {}, sae: {}, versions: {} },
   status: "complete" as const,
@@ -62,6 +63,7 @@ export const SCALES: ScalesPayload = {
   cross_entropy: [9, 5, 4, 8],
   composite: [-0.6, -0.1, 0.2, -0.2],
   best: 2,
+  caveat: "",
   shown: 1,
   answers: ["a", "a dog", HOSTILE, "dog dog"],
 };

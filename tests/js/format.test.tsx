@@ -1,6 +1,14 @@
 import { describe, expect, test } from "vitest";
 import type { Control } from "../../js/src/state/protocol.ts";
-import { count, decimals, exactPercent, numberIn, percent, plain } from "../../js/src/ui/format.ts";
+import {
+  count,
+  decimals,
+  duration,
+  exactPercent,
+  numberIn,
+  percent,
+  plain,
+} from "../../js/src/ui/format.ts";
 import { scaleOf } from "../../js/src/ui/slider.tsx";
 import { CONTROLS } from "./explorer.tsx";
 
@@ -47,6 +55,13 @@ describe("numbers as text", () => {
     ["", Number.NaN],
     ["ten", Number.NaN],
   ])("%j says %d", (text, value) => expect(numberIn(text)).toBe(value));
+
+  test.each([
+    [0.0512, "0.051 s"],
+    [1.234, "1.2 s"],
+    [83.6, "84 s"],
+    [1234, "1,234 s"],
+  ])("duration(%d) is %s", (value, text) => expect(duration(value)).toBe(text));
 
   test("count(8192) is 8,192", () => expect(count(8192)).toBe("8,192"));
 });

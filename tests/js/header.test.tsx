@@ -18,6 +18,8 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
+const figures = () =>
+  [...shown.el.querySelectorAll(".sae-figures > div")].map(({ textContent }) => textContent);
 const wanted = () => shown.asked("set").map(({ values }) => values);
 
 describe("from feature to feature", () => {
@@ -133,13 +135,18 @@ describe("state and figures", () => {
     expect(shown.find(".sae-action").dataset.shown).toBeUndefined();
   });
 
-  test("nodes, covered probability and speed", async () => {
+  test("nodes, covered probability and how long it took", async () => {
     shown = await show();
-    const figures = [...shown.el.querySelectorAll(".sae-figures b")].map(
-      (figure) => figure.textContent,
-    );
-    expect(figures).toEqual(["1,234", "87.1 %", "617"]);
+    expect(figures()).toEqual(["1,234nodes", "87.1 %covered", "2 sto grow"]);
     expect(shown.find(".sae-figures").innerHTML).toContain("begins with a path to a tip");
+  });
+
+  test("while it grows, how fast", async () => {
+    shown = await show({ _status: { ...STATUS, state: "growing", run: 2 } });
+    expect(figures()[2]).toBe("617nodes/s");
+    shown.model.set("_status", { ...STATUS, state: "partial", seconds: 0.0512 });
+    await vi.advanceTimersByTimeAsync(0);
+    expect(figures()[2]).toBe("0.051 sto grow");
   });
 
   test("nodes are those of the tree that grows, however far the kernel is", async () => {

@@ -100,6 +100,7 @@ export function treePayload(
   const sent = nodes.slice(first, stop);
   return {
     label: "feature 7",
+    stem: "sae-feature-7",
     request: { feature: 7, cutoff: 5e-5, top_k: 5, max_depth: 25 },
     provenance: { model: {}, sae: {}, versions: {} },
     status: "complete",

@@ -28,6 +28,14 @@ test("the best scale is where one begins, marked beside the one in use", async (
   expect(shown.el.querySelector("img")).toBeNull();
 });
 
+test("what is to be known of the best scale stands beside its answer alone", async () => {
+  const caveat = "The best is at the end.";
+  shown = await open({ _scales: { ...SCALES, caveat } });
+  expect(answer()).toContain(caveat);
+  await press(chart(), "ArrowLeft");
+  expect(answer()).not.toContain(caveat);
+});
+
 test("keys go from point to point, and Enter takes the scale", async () => {
   shown = await open();
   await press(chart(), "ArrowLeft");

@@ -70,7 +70,7 @@ function Loop({ payload }: { payload: LoopPayload }) {
         empty="The tree has no definition that could be read."
       />
       <p class="sae-foot">
-        {`${count(definitions.length)} definitions, ${count(random.length)} of random directions; read as ${visible(payload.template)}`}
+        {`${count(definitions.length)} definitions, ${count(random.length)} random; read as ${visible(payload.template)}`}
       </p>
     </div>
   );
@@ -238,7 +238,7 @@ function columnsOf({ definitions }: LoopPayload): TableColumn[] {
       key: "activation",
       title: "activation",
       help: "Activation of the feature where the definition is read",
-      width: "76px",
+      width: "96px",
       numeric: true,
       value: (row) => definitions[row].activation,
       cell: (row) => decimals(definitions[row].activation, 2),

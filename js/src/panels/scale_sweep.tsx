@@ -45,7 +45,7 @@ const MEASURES = [
 function Scales({ payload }: { payload: ScalesPayload }) {
   const { synced } = useExplorer();
   const pointed = useSignal<number | null>(null);
-  const { scale, best, answers } = payload;
+  const { scale, best, caveat, answers } = payload;
   const set = synced.values.value.scale ?? synced.subject.value?.effective.scale;
   const grown = synced.tree.value?.scale ?? null;
   const shown = typeof set === "number" ? set : set === "auto" ? grown : payload.shown;
@@ -105,6 +105,7 @@ function Scales({ payload }: { payload: ScalesPayload }) {
             {own && ", in use"}
           </span>
           <bdi>{visible(answers[at] ?? "") || "–"}</bdi>
+          {at === best && <span>{caveat}</span>}
         </p>
         {live && (
           // Not disabled, or who has pressed it would lose the focus.

@@ -126,6 +126,8 @@ export interface Provenance {
 export interface Payload {
   /** What the result is about, such as "feature 302". */
   label: string;
+  /** What the names of its files begin with: "tree.json" is saved as stem-tree.json. */
+  stem: string;
   request: Values;
   provenance: Provenance;
   /** Of what the kernel told of results, this is the so-manieth; a saved copy has no such numbers. */
@@ -250,6 +252,8 @@ export interface ScalesPayload extends RequestedPayload {
   composite: number[];
   /** Index of the best scale. */
   best: number;
+  /** What is to be known of it; empty where there is nothing. */
+  caveat: string;
   /** Scale that is in use. */
   shown: number | null;
   /** The most probable short answer at each scale. */

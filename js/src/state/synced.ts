@@ -296,7 +296,9 @@ async function askCopy(model: Model, message: Ask): Promise<File | null> {
   const packed = new Blob([bytesOf(found.data)]).stream();
   const plain = packed.pipeThrough(new DecompressionStream("gzip"));
   const data = new Uint8Array(await new Response(plain).arrayBuffer());
-  return { name: message.file, mime: found.mime, data };
+  const [result] = message.file.split(".");
+  const { stem } = model.get(`_${result}`) as Payload;
+  return { name: `${stem}-${message.file}`, mime: found.mime, data };
 }
 
 function fileOf(file: { name: string; mime: string; data: DataView }): File {

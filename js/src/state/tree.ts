@@ -134,6 +134,7 @@ export class TreeData implements Payload {
   /** How many rows, from the first, stay as they are however the tree grows on. */
   readonly settled: number;
   readonly label: string;
+  readonly stem: string;
   readonly request: Values;
   readonly provenance: Provenance;
   readonly status: TreePayload["status"];
@@ -152,6 +153,7 @@ export class TreeData implements Payload {
     this.run = head.run;
     this.settled = head.settled;
     this.label = head.label;
+    this.stem = head.stem;
     this.request = head.request;
     this.provenance = head.provenance;
     this.status = head.status;

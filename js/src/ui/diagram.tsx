@@ -253,8 +253,7 @@ export function Diagram(props: { view: TreeView; label: string; tools: Ref<Diagr
     },
   });
 
-  const hint =
-    "Drag to move. Click a node to fold it. Click here first, or hold Ctrl, to zoom by wheel.";
+  const hint = "Line width: log P. Drag to move, click to fold, Ctrl + wheel to zoom.";
   return (
     <div class="sae-diagram">
       {/* biome-ignore lint/a11y/noInteractiveElementToNoninteractiveRole: it takes keys */}

@@ -31,6 +31,11 @@ export function exactPercent(probability: number): string {
   return value >= 0.001 || value === 0 ? percent(probability) : `${value.toExponential(1)} %`;
 }
 
+/** Seconds: "0.051 s", "1.2 s", "1,234 s". */
+export function duration(seconds: number): string {
+  return `${seconds < 10 ? plain(Number(seconds.toPrecision(2))) : count(seconds)} s`;
+}
+
 /** A number with no digit that does not count: "3.8", "5e-5", "0.125". */
 export function plain(value: number): string {
   const size = Math.abs(value);

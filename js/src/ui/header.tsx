@@ -8,7 +8,7 @@ import { visible } from "../text.ts";
 import { Entry } from "./controls.tsx";
 import { directionText, useWayBack } from "./direction.tsx";
 import { About, ExportMenu } from "./export_menu.tsx";
-import { count, numberIn, percent, plain } from "./format.ts";
+import { count, duration, numberIn, percent, plain } from "./format.ts";
 import { Icon, type IconName } from "./icon.tsx";
 import { useAsk, useOption } from "./option.ts";
 import { SAEMenu } from "./sae_menu.tsx";
@@ -338,10 +338,17 @@ function Figures({ status }: { status: Status }) {
         <b>{known ? percent(covered) : "–"}</b>
         <span>covered</span>
       </div>
-      <div title="Nodes grown in a second">
-        <b>{known && seconds > 0 ? count(nodes / seconds) : "–"}</b>
-        <span>nodes/s</span>
-      </div>
+      {state === "growing" ? (
+        <div title="Nodes grown in a second">
+          <b>{known && seconds > 0 ? count(nodes / seconds) : "–"}</b>
+          <span>nodes/s</span>
+        </div>
+      ) : (
+        <div title="Seconds that the tree took to grow">
+          <b>{known ? duration(seconds) : "–"}</b>
+          <span>to grow</span>
+        </div>
+      )}
     </div>
   );
 }

@@ -19,7 +19,9 @@ export function LookTools({ tree, reading }: { tree: TreeData; reading: Reading 
   const { colour, byLift, leastLift } = explorer.local;
   const measures = measuresOf(tree, explorer);
   const shown = colourOf(colour.value, measures);
-  const { lift } = measures;
+  const { lift, activation } = measures;
+  // One colour is no choice; the notes say how to come by others.
+  if (!lift && !activation) return null;
   return (
     <>
       <label class="sae-tool">

@@ -165,8 +165,9 @@ export function Outline({ view, label }: { view: TreeView; label: string }) {
     >
       <div class="sae-outline-head" aria-hidden="true">
         <span>token</span>
-        {view.reading.figures.map(({ name, title, help }) => (
+        {view.reading.figures.map(({ name, title, help, bar }) => (
           <span key={name} class="sae-share" title={help}>
+            {bar && <i>log bar</i>}
             {title ?? name}
           </span>
         ))}

@@ -42,10 +42,10 @@ export async function pictureOf(kind: "svg" | "png", explorer: Explorer): Promis
   const marks = { ...UNMARKED, tone };
   if (kind === "png") {
     const data = new Uint8Array(await (await pngOf(shown, marks)).arrayBuffer());
-    return { name: "tree.png", mime: "image/png", data };
+    return { name: `${tree.stem}-tree.png`, mime: "image/png", data };
   }
   return {
-    name: "tree.svg",
+    name: `${tree.stem}-tree.svg`,
     mime: "image/svg+xml",
     data: new TextEncoder().encode(svgOf(shown, marks)),
   };

@@ -1,7 +1,7 @@
 // A button with something that opens below it.
 import { useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { useUnique } from "./controls.tsx";
 import { Icon, type IconName } from "./icon.tsx";
 
@@ -19,7 +19,8 @@ export function Popover(props: {
   const popup = useRef<HTMLDivElement>(null);
   const id = useUnique();
   const shown = open.value;
-  useEffect(() => {
+  // At once, so that a key pressed right after the one that opened it goes to what is within.
+  useLayoutEffect(() => {
     const first = popup.current?.querySelector<HTMLElement>("[role=menuitem]");
     if (shown) (first ?? popup.current)?.focus();
   }, [shown]);

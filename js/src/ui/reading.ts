@@ -116,7 +116,7 @@ function probabilities(tree: TreeData): Figure[] {
       name: "P",
       title: "P of path",
       help: "Probability of the whole path. The bar is logarithmic, from the cutoff to 100 %.",
-      width: "clamp(62px, 20cqi, 128px)",
+      width: "clamp(62px, 100cqi - 410px, 128px)",
       text: (row) => percent(tree.cumulative[row]),
       exact: (row) => exactPercent(tree.cumulative[row]),
       bar: (row) => shareOf(tree.cumulative[row], tree.cutoff),

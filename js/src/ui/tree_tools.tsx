@@ -11,10 +11,10 @@ import type { TreeView } from "./tree_view.ts";
 const DRAWINGS = ["outline", "diagram"] as const;
 /** Depths of opening by probability; the empty one chooses by itself. */
 const OPENINGS: [string, string][] = [
-  ["", "automatic"],
-  ["Infinity", "nothing"],
+  ["", "auto"],
+  ["Infinity", "root"],
   ...[0.1, 0.01, 0.001, 0.0001, 0.00001].map((P): [string, string] => [String(P), percent(P)]),
-  ["0", "everything"],
+  ["0", "all"],
 ];
 const STEPS_A_DECADE = 20;
 
@@ -115,9 +115,9 @@ export function TreeTools(props: {
       </button>
       <div class="sae-note sae-explained" id={help} hidden={!explained.value}>
         <ul>
-          {view.reading.figures.map(({ name, help: said }) => (
+          {view.reading.figures.map(({ name, title, help: said }) => (
             <li key={name}>
-              <b>{name}</b> {said}
+              <b>{title ?? name}</b> {said}
             </li>
           ))}
           {Object.entries(HELP).map(([name, said]) => (

@@ -179,17 +179,17 @@ class ScaleSweep(Result):
 
     def __repr__(self) -> str:
         said = visible(self.answers[self.best])
-        edge = "" if 0 < self.best < len(self) - 1 else ", the end of the grid"
+        caveat = self.caveat and f". {self.caveat}"
         return (
             f"ScaleSweep({self.request.label}: best {self.best_scale:.3g} of {self.scale[0]:.3g} to "
-            f"{self.scale[-1]:.3g}{edge}, where the answer is {said!r})"
+            f"{self.scale[-1]:.3g}, where the answer is {said!r}{caveat})"
         )
 
     def __rich__(self) -> Table:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=f"Scales of {self.request.label}")
+        table = Table(title=f"Scales of {self.request.label}", caption=self.caveat or None)
         for name in ("scale", "self-similarity", "cross-entropy", "composite"):
             table.add_column(name, justify="right")
         table.add_column("answer")
@@ -209,6 +209,13 @@ class ScaleSweep(Result):
         """The scale with the largest composite."""
         return float(self.scale[self.best])
 
+    @property
+    def caveat(self) -> str:
+        """A sentence that says so where the best scale is at an end of the grid; else empty."""
+        if 0 < self.best < len(self) - 1:
+            return ""
+        return "The best is at the end of the grid: a better one may lie beyond."
+
     def to_frame(self) -> pd.DataFrame:
         """Return a row for each scale.
 
@@ -226,6 +233,7 @@ class ScaleSweep(Result):
             "status": self.status,
             **{name: column(getattr(self, name)) for name in _COLUMNS},
             "best": self.best,
+            "caveat": self.caveat,
             "shown": self.in_use,
             "answers": self.answers,
         }

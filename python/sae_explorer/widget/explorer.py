@@ -721,6 +721,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
 
     def _exported(self, file: str) -> dict[str, Any]:
         if file == _REPORT:
+            shown = [*self._session.content().results.values()]
             mime, text = "text/html", self.to_html()
         else:
             exports = self._session.exports
@@ -729,8 +730,11 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
                     f"There is no file {file}. Possible: {', '.join([*exports, _REPORT])}."
                 )
             result, form = exports[file]
+            shown = [result]
             mime, text = form.mime, getattr(result, form.method)()
-        return {"name": file, "mime": mime, "data": text.encode()}
+        # Files of several features lie in one folder.
+        name = f"{shown[0].stem}-{file}" if shown else file
+        return {"name": name, "mime": mime, "data": text.encode()}
 
     # ---- pages
 

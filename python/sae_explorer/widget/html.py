@@ -315,7 +315,8 @@ def _doses(dose: DoseResponse) -> list[_Markup]:
 def _best_scale(scales: ScaleSweep) -> list[_Markup]:
     answer = _tag("bdi", visible(scales.answers[scales.best]))
     text = f"The best scale is {scales.best_scale:.3g}, where the model answers: "
-    return [_tag("p", text, answer, style=_PARAGRAPH_STYLE)]
+    caveat = scales.caveat and f". {scales.caveat}"
+    return [_tag("p", text, answer, caveat, style=_PARAGRAPH_STYLE)]
 
 
 def _changes(difference: TreeDifference) -> list[_Markup]:
