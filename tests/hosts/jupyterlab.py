@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 import shutil
-import socket
-import subprocess
 import sys
-import time
 import urllib.request
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +17,12 @@ import nbformat
 import pytest
 from playwright.sync_api import expect
 
-from hosts.browser import picture, visit
+from hosts.browser import visit
+from hosts.page import PATIENCE, WidgetPage, state
+from hosts.server import Server, free_port, its_own, served
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import Self
+    from collections.abc import Iterator, Mapping, Sequence
 
     from playwright.sync_api import Browser, Locator, Page
 
@@ -41,15 +37,12 @@ _OF_THE_HOST = (
     "Failed to load resource: the server responded with a status of 404",
     # Notebook 7.6 does not hand out the icon font in which ipywidgets complains of models it misses.
     "Failed to load resource: the server responded with a status of 403",
+    # Of a notebook that was saved without its widgets; what is shown instead is what tests look at.
+    "widget model not found",
     # Notebook 7.6, with an empty notebook too.
     "Cannot read properties of undefined (reading 'schema')",
     "Command 'filebrowser:open-path' not registered.",
 )
-
-
-#: A kernel that starts, or a machine with other work, may take its time; milliseconds.
-PATIENCE = 120_000
-expect.set_options(timeout=PATIENCE / 4)
 
 
 @dataclass(frozen=True)
@@ -66,18 +59,6 @@ class Host:
 LAB = Host("JupyterLab 4", "lab/tree")
 NOTEBOOK = Host("Notebook 7", "notebooks")
 VOILA = Host("Voila", "voila/render")
-
-
-@dataclass
-class Server:
-    """A running server, and the folder of its notebooks."""
-
-    root: Path
-    port: int
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self.port}"
 
 
 @dataclass
@@ -144,136 +125,6 @@ def running(home: Path, variables: Mapping[str, str] | None = None) -> Iterator[
     ]
     with served(command, environment, root, lambda: lab.api("GET", "status")):
         yield lab
-
-
-def free_port() -> int:
-    """Return a port of the loopback that nobody listens at."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
-
-
-def its_own(home: Path) -> dict[str, str]:
-    """Return an environment in which Jupyter keeps everything in a home of its own."""
-    return {
-        **os.environ,
-        "HOME": str(home),
-        "JUPYTER_CONFIG_DIR": str(home / "config"),
-        "JUPYTER_DATA_DIR": str(home / "data"),
-        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-        "IPYTHONDIR": str(home / "ipython"),
-        "OMP_NUM_THREADS": "1",  # the models are tiny: more threads only wait for each other
-    }
-
-
-@contextmanager
-def served(
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    folder: Path,
-    ask: Callable[[], object],
-) -> Iterator[None]:
-    """Run a server in a folder, from its first answer on; its log stands beside that folder."""
-    path = folder.parent / "server.log"
-    with path.open("wb") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
-        try:
-            for _ in range(600):
-                if server.poll() is not None:
-                    break
-                try:
-                    ask()
-                except OSError:
-                    time.sleep(0.1)
-                else:
-                    yield
-                    return
-            raise RuntimeError(f"It did not start: {command}\n{path.read_text()[-3000:]}")
-        finally:
-            server.terminate()
-            server.wait(timeout=30)
-
-
-class WidgetPage:
-    """A page of a browser in which explorers are shown; what is asked is asked about one of them."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.index = 0
-
-    def nth(self, index: int) -> Self:
-        """Return the same page, for what is asked about another of its explorers."""
-        other = copy(self)
-        other.index = index
-        return other
-
-    @property
-    def panel(self) -> Locator:
-        return self.page.locator("body")
-
-    @property
-    def widget(self) -> Locator:
-        return self.panel.locator(".sae-explorer").nth(self.index)
-
-    @property
-    def rows(self) -> Locator:
-        return self.widget.get_by_role("tree").get_by_role("treeitem")
-
-    @property
-    def status(self) -> Locator:
-        return self.widget.locator(".sae-status")
-
-    def nodes(self) -> int:
-        """Return how many nodes the header counts."""
-        said = re.search(r"([\d,]+)\s+nodes", self.status.inner_text())
-        return int(said[1].replace(",", "")) if said else 0
-
-    def enter(self, label: str, text: str) -> None:
-        """Write into one of the explorer's fields."""
-        field = self.widget.get_by_role("textbox", name=label, exact=True)
-        field.fill(text)
-        field.press("Enter")
-
-    def run_analysis(self, title: str) -> Locator:
-        """Bring a panel into sight and run it to its end; return it."""
-        self.widget.get_by_role("tab", name=title).click()
-        panel = self.widget.get_by_role("tabpanel", name=title)
-        panel.get_by_role("button", name="Run", exact=True).click()
-        expect(panel.locator(".sae-run")).to_have_attribute("data-state", "done", timeout=PATIENCE)
-        return panel
-
-    def exported(self, file: str, folder: Path) -> Path:
-        """Save one of the files of the menu."""
-        self.widget.get_by_role("button", name="Export", exact=True).click()
-        with self.page.expect_download() as waiting:
-            self.widget.get_by_role("menuitem", name=file).click()
-        assert waiting.value.suggested_filename == file
-        waiting.value.save_as(folder / file)
-        return folder / file
-
-    def is_dark(self) -> bool:
-        """Return whether the explorer's text is lighter than what it stands on."""
-        paper, ink = self.widget.evaluate(
-            "(element) => { const style = getComputedStyle(element);"
-            " return [style.backgroundColor, style.color].map((colour) =>"
-            " colour.match(/[\\d.]+/g).slice(0, 3).reduce((sum, part) => sum + +part, 0)); }"
-        )
-        return bool(paper < ink)
-
-    def expect_tree_of(self, words: str) -> None:
-        """Wait until the tree is that of a feature, and whole."""
-        expect(self.widget.get_by_role("tree")).to_have_accessible_name(
-            re.compile(rf"\b{words}\b"), timeout=PATIENCE
-        )
-        state(self, "done")
-
-    def until(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
-        """Wait for what no locator can say."""
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end
-            self.page.wait_for_timeout(50)
 
 
 class NotebookPage(WidgetPage):
@@ -422,17 +273,3 @@ def shows(*claims: str, among: Sequence[Host] = (LAB, NOTEBOOK)) -> pytest.MarkD
 def name_of(request: pytest.FixtureRequest) -> str:
     """Return a name for the notebook of a test."""
     return re.sub(r"\W+", "-", request.node.name).strip("-") + ".ipynb"
-
-
-def photograph(notebook: WidgetPage, name: str) -> None:
-    """Take a picture, where pictures are wanted."""
-    path = picture(name)
-    if path is not None:
-        notebook.widget.scroll_into_view_if_needed()
-        notebook.page.screenshot(path=path)
-
-
-def state(notebook: WidgetPage, word: str) -> None:
-    """Wait until the header says that it is loading, growing, done, partial or an error."""
-    chip = notebook.status.locator(".sae-chip")
-    expect(chip).to_have_attribute("data-state", word, timeout=PATIENCE)

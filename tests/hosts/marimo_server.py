@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hosts.browser import visit
-from hosts.jupyterlab import Server, WidgetPage, free_port, its_own, served
+from hosts.page import WidgetPage
+from hosts.server import Server, free_port, its_own, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -15,7 +15,8 @@ from playwright.sync_api import expect
 
 from hosts.asking import python
 from hosts.browser import visit
-from hosts.jupyterlab import made_anew, photograph, prepared, state
+from hosts.jupyterlab import made_anew, prepared
+from hosts.page import photograph, state
 from sae_explorer import FeatureExplorer
 
 if TYPE_CHECKING:

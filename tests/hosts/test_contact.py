@@ -14,7 +14,8 @@ from playwright.sync_api import expect
 
 from hosts.asking import python
 from hosts.browser import visit
-from hosts.jupyterlab import NotebookPage, photograph, state, written
+from hosts.jupyterlab import NotebookPage, written
+from hosts.page import photograph, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,24 +127,8 @@ def expect_what_python_has(notebook: NotebookPage, feature: int) -> None:
 
 def expect_still_of_use(notebook: NotebookPage, folder: Path) -> None:
     """Assert that what is shown can be folded, searched, sorted and taken away."""
-    before = notebook.rows.count()
-    assert before > 3
-    notebook.rows.first.click()
-    notebook.page.keyboard.press("ArrowLeft")
-    expect(notebook.rows).to_have_count(1)
-    notebook.page.keyboard.press("ArrowRight")
-    expect(notebook.rows).to_have_count(before)
-    notebook.widget.get_by_role("searchbox", name="Search the definitions").fill("a")
-    expect(notebook.widget.get_by_role("search")).to_contain_text(re.compile(r"/ \d"))
-    heading = notebook.widget.get_by_role("columnheader", name="cos v")
-    heading.get_by_role("button").click()
-    expect(heading).to_have_attribute("aria-sort", re.compile("ending"))
-    notebook.widget.get_by_role("button", name="Export", exact=True).click()
-    with notebook.page.expect_download() as waiting:
-        notebook.widget.get_by_role("menuitem", name="tree.svg").click()
-    assert waiting.value.suggested_filename == "tree.svg"
-    waiting.value.save_as(folder / "tree.svg")
-    assert "<svg" in (folder / "tree.svg").read_text(encoding="utf-8")
+    notebook.expect_folds_searches_and_sorts()
+    assert "<svg" in notebook.exported("tree.svg", folder).read_text(encoding="utf-8")
 
 
 def expect_lost(notebook: NotebookPage, nodes: int) -> None:

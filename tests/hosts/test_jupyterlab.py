@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,19 +9,8 @@ import pytest
 from playwright.sync_api import expect
 
 from hosts.asking import digest, digest_in_python, python
-from hosts.jupyterlab import (
-    LAB,
-    Host,
-    Lab,
-    NotebookPage,
-    copied,
-    name_of,
-    opened,
-    photograph,
-    shows,
-    state,
-    written,
-)
+from hosts.jupyterlab import LAB, Host, Lab, NotebookPage, copied, name_of, opened, shows, written
+from hosts.page import photograph, state
 from sae_explorer import DefinitionTree, SteeredTexts
 
 if TYPE_CHECKING:
@@ -84,26 +72,9 @@ def test_the_quickstart_grows_a_tree_and_follows_its_cells(notebook: NotebookPag
 
 
 @shows("cancel")
-def test_the_tree_is_seen_growing_and_stops_at_cancel(endless: NotebookPage) -> None:
+def test_the_tree_is_seen_growing_and_stops_at_cancel(endless: NotebookPage, front: Host) -> None:
     endless.run(0)
-    expect(endless.rows.first).to_be_visible(timeout=60_000)
-    state(endless, "growing")
-    counts = []
-    for _ in range(4):
-        last = endless.nodes()
-        endless.until(lambda: endless.nodes() > last)  # noqa: B023 - called at once
-        counts.append(endless.nodes())
-    assert counts == sorted(set(counts))
-    photograph(endless, "growing")
-    endless.widget.get_by_role("button", name="Cancel").click()
-    state(endless, "partial")
-    photograph(endless, "partial")
-    stopped = endless.nodes()
-    endless.page.wait_for_timeout(500)
-    assert endless.nodes() == stopped
-    endless.widget.get_by_role("button", name="Grow on").click()
-    state(endless, "growing")
-    endless.until(lambda: endless.nodes() > stopped)
+    endless.expect_cancels_and_grows_on(f"{front}")
     endless.page.keyboard.press("Escape")
     state(endless, "partial")
 
@@ -267,16 +238,4 @@ def test_a_saved_notebook_shows_its_last_state_where_the_reader_keeps_it(
     notebook.restored()
     assert notebook.rows.all_inner_texts() == rows
     expect(notebook.panel.locator(".sae-explorer-static").first).to_be_hidden()
-    # What needs no kernel works.
-    count = notebook.rows.count()
-    notebook.rows.first.click()
-    notebook.page.keyboard.press("ArrowLeft")
-    expect(notebook.rows).to_have_count(1)
-    notebook.page.keyboard.press("ArrowRight")
-    expect(notebook.rows).to_have_count(count)
-    field = notebook.widget.get_by_role("searchbox", name="Search the definitions")
-    field.fill("vehicle")
-    expect(notebook.widget.get_by_role("search")).to_contain_text(re.compile(r"/ [1-9]"))
-    heading = notebook.widget.get_by_role("columnheader", name="cos v")
-    heading.get_by_role("button").click()
-    expect(heading).to_have_attribute("aria-sort", "ascending")
+    notebook.expect_folds_searches_and_sorts()

@@ -14,8 +14,8 @@ import pytest
 from playwright.sync_api import expect
 
 from hosts.asking import digest, digest_in_python
-from hosts.jupyterlab import photograph, state
 from hosts.marimo_server import MODES, Marimo, opened, running
+from hosts.page import expect_in_step, photograph, state
 from sae_explorer import DefinitionTree
 
 if TYPE_CHECKING:
@@ -134,17 +134,13 @@ def test_a_control_regrows_the_tree_and_cells_follow(show: Show) -> None:
 @shows("views")
 def test_views_of_an_explorer_stay_in_step_and_two_explorers_apart(show: Show) -> None:
     with show(*NOTEBOOK) as shown:
-        views = [shown.nth(place) for place in range(3)]
-        for view in views:
-            state(view, "done")
-        before = [view.rows.all_inner_texts() for view in views]
-        assert before[0] == before[1]
-        views[1].enter("Feature to show", "18")
-        for view in views[:2]:
-            view.expect_tree_of("feature 18")
-        shown.until(lambda: views[0].rows.all_inner_texts() == views[1].rows.all_inner_texts())
-        assert views[0].rows.all_inner_texts() != before[0]
-        assert views[2].rows.all_inner_texts() == before[2]
+        one, again, other = (shown.nth(place) for place in range(3))
+        expect_in_step(one, again, "feature 302")
+        state(other, "done")
+        before = other.rows.all_inner_texts()
+        again.enter("Feature to show", "18")
+        expect_in_step(one, again, "feature 18")
+        assert other.rows.all_inner_texts() == before
 
 
 @shows("panels")
@@ -161,10 +157,7 @@ def test_keys_in_the_widget_are_not_marimos(show: Show, marimo: Marimo) -> None:
         state(shown, "done")
         cells = shown.page.locator(".cm-content").all_inner_texts()
         assert bool(cells) == (marimo.mode == "edit")
-        shown.page.evaluate(
-            "() => { window.heard = []; for (const kind of ['keydown', 'keyup', 'keypress'])"
-            " document.addEventListener(kind, (event) => window.heard.push(event.key)); }"
-        )
+        heard = shown.heard()
         shown.rows.nth(1).click()
         for key in ("a", "j", "Enter", "Shift+Enter", "Control+k", "Escape"):
             shown.page.keyboard.press(key)
@@ -173,12 +166,12 @@ def test_keys_in_the_widget_are_not_marimos(show: Show, marimo: Marimo) -> None:
         field.press_sequentially("abxdd")
         assert "abxdd" in field.input_value()
         field.press("Escape")
-        assert shown.page.evaluate("window.heard") == []
+        assert heard.json_value() == []
         assert shown.page.locator(".cm-content").all_inner_texts() == cells
         # Keys elsewhere are heard, or this test would prove nothing.
         shown.page.evaluate("document.activeElement?.blur()")
         shown.page.keyboard.press("j")
-        assert "j" in shown.page.evaluate("window.heard")
+        assert "j" in heard.json_value()
 
 
 @shows("export")
@@ -209,20 +202,9 @@ def test_marimos_slider_and_stack_stand_in_for_those_of_ipywidgets(show: Show) -
 
 
 @shows("grows", "cancel", busy="a running cell holds messages up")
-def test_cancel_keeps_the_tree_and_is_heard_between_cells(show: Show) -> None:
+def test_cancel_keeps_the_tree_and_is_heard_between_cells(show: Show, marimo: Marimo) -> None:
     with show(*ENDLESS) as shown:
-        expect(shown.rows.first).to_be_visible(timeout=60_000)
-        state(shown, "growing")
-        first = shown.nodes()
-        shown.until(lambda: shown.nodes() > first)
-        shown.widget.get_by_role("button", name="Cancel").click()
-        state(shown, "partial")
-        stopped = shown.nodes()
-        assert stopped > first
-        shown.page.wait_for_timeout(500)
-        assert shown.nodes() == stopped
-        shown.widget.get_by_role("button", name="Grow on").click()
-        shown.until(lambda: shown.nodes() > stopped)
+        shown.expect_cancels_and_grows_on(f"marimo-{marimo.mode}")
         # While a cell runs the tree is seen growing; that cell never sees it stop.
         shown.page.get_by_role("button", name="Hold").click()
         shown.page.wait_for_timeout(2000)

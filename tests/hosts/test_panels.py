@@ -12,7 +12,8 @@ from playwright.sync_api import expect
 
 from hosts.asking import digest, digest_in_python, python
 from hosts.browser import visit
-from hosts.jupyterlab import NotebookPage, made_anew, photograph, prepared, state
+from hosts.jupyterlab import NotebookPage, made_anew, prepared
+from hosts.page import photograph, state
 from sae_explorer import (
     ClosedLoop,
     DefinitionTree,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from hosts.jupyterlab import Lab, NotebookPage, opened, photograph, running, state, written
+from hosts.jupyterlab import Lab, NotebookPage, opened, running, written
+from hosts.page import photograph, state
 from hub import SAE_REPOSITORY, Fault, Hub, gemma_stand_in
 from zoo import build_model
 

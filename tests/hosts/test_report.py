@@ -198,15 +198,17 @@ def test_a_printed_report_holds_the_whole_tree_as_folded(reader: Reader) -> None
 def test_report_folds_a_branch(reader: Reader) -> None:
     opened = "row.ariaLevel === '2' && row.ariaExpanded === 'true'"
     place = reader.evaluate(row_that(opened))
-    before, label = reader.evaluate(f"[{ROWS}.length, {ROWS}[{place}].dataset.row]")
-    branch = f"{ROWS}.find((row) => row.dataset.row === {json.dumps(label)})"
+    label, within = reader.evaluate(f"{ROWS}.slice({place}).map((row) => row.dataset.row)")[:2]
+    branch, child = (
+        f"{ROWS}.find((row) => row.dataset.row === {json.dumps(each)})" for each in (label, within)
+    )
     reader.click("treeitem", nth=place)
     reader.press("ArrowLeft")
     reader.until(f"{branch}.ariaExpanded === 'false'")
-    assert reader.evaluate(f"{ROWS}.length") < before
+    reader.until(f"!{child}")
     reader.press("ArrowRight")
     reader.until(f"{branch}.ariaExpanded === 'true'")
-    reader.until(f"{ROWS}.length === {before}")
+    reader.until(f"!!{child}")
 
 
 @browsers("folds")
@@ -274,7 +276,7 @@ def test_report_exports_what_python_reads_back(
     reader.until(f"{items}.length > 0")
     place = reader.evaluate(f"{items}.findIndex((item) => item.innerText.includes('tree.json'))")
     path = reader.save(tmp_path, "menuitem", nth=place)
-    assert path.name == "tree.json"
+    assert path.name == f"{explorer.tree.stem}-tree.json"
     assert DefinitionTree.from_json(path) == explorer.tree
 
 

@@ -14,7 +14,8 @@ from nbformat.sign import NotebookNotary
 from playwright.sync_api import expect
 
 from hosts.browser import visit
-from hosts.jupyterlab import Lab, NotebookPage, photograph
+from hosts.jupyterlab import Lab, NotebookPage
+from hosts.page import photograph
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

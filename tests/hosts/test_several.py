@@ -11,20 +11,8 @@ import pytest
 from playwright.sync_api import expect
 
 from hosts import voila as voila_server
-from hosts.jupyterlab import (
-    LAB,
-    NOTEBOOK,
-    VOILA,
-    Host,
-    Lab,
-    WidgetPage,
-    name_of,
-    opened,
-    photograph,
-    shows,
-    state,
-    written,
-)
+from hosts.jupyterlab import LAB, NOTEBOOK, VOILA, Host, Lab, name_of, opened, shows, written
+from hosts.page import WidgetPage, expect_in_step, photograph, state
 from sae_explorer import FeatureExplorer
 
 if TYPE_CHECKING:
@@ -99,18 +87,6 @@ def show(front: Host, browser: Browser, request: pytest.FixtureRequest) -> Itera
             return page
 
         yield show
-
-
-def first_nodes(page: WidgetPage) -> list[list[str]]:
-    """Return the first nodes' tokens and probabilities; a wide view says more, a high one of more."""
-    return [text.splitlines()[:3] for text in page.rows.all_inner_texts()[:8]]
-
-
-def expect_in_step(one: WidgetPage, other: WidgetPage, words: str) -> None:
-    """Wait until two views show the same tree, and the same of it."""
-    for each in (one, other):
-        each.expect_tree_of(words)
-    one.until(lambda: one.nodes() == other.nodes() and first_nodes(one) == first_nodes(other))
 
 
 @shows("views", among=EVERYWHERE)

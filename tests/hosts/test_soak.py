@@ -12,7 +12,8 @@ import pytest
 from playwright.sync_api import expect
 
 from hosts.asking import python
-from hosts.jupyterlab import opened, photograph, running, state, written
+from hosts.jupyterlab import opened, running, written
+from hosts.page import photograph, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

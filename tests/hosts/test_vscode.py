@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import nbformat
@@ -11,7 +10,8 @@ from nbclient import NotebookClient
 from playwright.sync_api import expect
 
 from hosts.asking import digest, digest_in_python
-from hosts.jupyterlab import photograph, running, state
+from hosts.jupyterlab import running
+from hosts.page import expect_in_step, photograph, state
 from hosts.vscode import Kernel, opened
 from sae_explorer import DefinitionTree
 
@@ -80,17 +80,7 @@ def test_a_control_changes_the_tree_and_python_hears_of_it(outputs: Webview) -> 
 @pytest.mark.host("VS Code's widget manager", "grows", "cancel")
 def test_cancel_keeps_the_tree_and_it_grows_on(outputs: Webview) -> None:
     outputs.run(ENDLESS)
-    expect(outputs.rows.first).to_be_visible(timeout=60_000)
-    state(outputs, "growing")
-    first = outputs.nodes()
-    outputs.until(lambda: outputs.nodes() > first)
-    outputs.widget.get_by_role("button", name="Cancel").click()
-    state(outputs, "partial")
-    stopped = outputs.nodes()
-    outputs.page.wait_for_timeout(500)
-    assert outputs.nodes() == stopped
-    outputs.widget.get_by_role("button", name="Grow on").click()
-    outputs.until(lambda: outputs.nodes() > stopped)
+    outputs.expect_cancels_and_grows_on("vscode")
     outputs.page.keyboard.press("Escape")
     state(outputs, "partial")
 
@@ -120,17 +110,13 @@ def test_an_analysis_runs_on_request(outputs: Webview) -> None:
 def test_views_of_an_explorer_stay_in_step_and_two_explorers_apart(outputs: Webview) -> None:
     for source in (MAKE, "explorer", "other = FeatureExplorer.demo(cutoff=1e-3)\nother"):
         outputs.run(source)
-    views = [outputs.nth(place) for place in range(3)]
-    for view in views:
-        state(view, "done")
-    before = [view.rows.all_inner_texts() for view in views]
-    assert before[0] == before[1] == before[2]
-    views[1].enter("Feature to show", "17")
-    for view in views[:2]:
-        view.expect_tree_of("feature 17")
-    outputs.until(lambda: views[0].rows.all_inner_texts() == views[1].rows.all_inner_texts())
-    assert views[0].rows.all_inner_texts() != before[0]
-    assert views[2].rows.all_inner_texts() == before[2]
+    one, again, other = (outputs.nth(place) for place in range(3))
+    expect_in_step(one, again, "feature 302")
+    state(other, "done")
+    before = other.rows.all_inner_texts()
+    again.enter("Feature to show", "17")
+    expect_in_step(one, again, "feature 17")
+    assert other.rows.all_inner_texts() == before
 
 
 @pytest.mark.host("VS Code's widget manager", "composed")
@@ -163,17 +149,14 @@ def test_a_box_holds_the_explorer_and_a_slider_moves_it(outputs: Webview) -> Non
 def test_keys_in_the_widget_stay_there(outputs: Webview) -> None:
     outputs.run(MAKE)
     state(outputs, "done")
-    outputs.page.evaluate(
-        "() => { window.heard = []; for (const kind of ['keydown', 'keyup', 'keypress'])"
-        " document.addEventListener(kind, (event) => window.heard.push(event.key)); }"
-    )
+    heard = outputs.heard()
     outputs.rows.nth(1).click()
     for key in ("a", "d", "d", "Enter", "Shift+Enter", "Control+Enter", "Escape"):
         outputs.page.keyboard.press(key)
-    assert outputs.page.evaluate("window.heard") == []
+    assert heard.json_value() == []
     outputs.page.locator(".cell-output-ipywidget-background").focus()
     outputs.page.keyboard.press("d")
-    assert "d" in outputs.page.evaluate("window.heard")
+    assert "d" in heard.json_value()
 
 
 @pytest.mark.host("VS Code's widget manager", "export")
@@ -201,18 +184,8 @@ def test_a_notebook_with_saved_state_shows_it_without_a_kernel(
         outputs.reopen(executed)
         expect(outputs.rows.nth(3)).to_be_visible()
         expect(outputs.status).to_contain_text("no kernel")
-        nodes = outputs.rows.count()
         assert outputs.nodes() > 20
-        outputs.rows.first.click()
-        outputs.page.keyboard.press("ArrowLeft")
-        expect(outputs.rows).to_have_count(1)
-        outputs.page.keyboard.press("ArrowRight")
-        expect(outputs.rows).to_have_count(nodes)
-        outputs.widget.get_by_role("searchbox", name="Search the definitions").fill("vehicle")
-        expect(outputs.widget.get_by_role("search")).to_contain_text(re.compile(r"/ [1-9]"))
-        heading = outputs.widget.get_by_role("columnheader", name="cos v")
-        heading.get_by_role("button").click()
-        expect(heading).to_have_attribute("aria-sort", "ascending")
+        outputs.expect_folds_searches_and_sorts()
         photograph(outputs, "vscode-saved")
 
 

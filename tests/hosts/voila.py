@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from hosts.browser import visit
-from hosts.jupyterlab import PATIENCE, VOILA, Server, WidgetPage, free_port, its_own, served
+from hosts.jupyterlab import VOILA
+from hosts.page import PATIENCE, WidgetPage
+from hosts.server import Server, free_port, its_own, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

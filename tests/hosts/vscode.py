@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hosts.browser import visit
-from hosts.jupyterlab import WidgetPage
+from hosts.page import WidgetPage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
