@@ -81,10 +81,6 @@ class Lab(Server):
             text = answer.read()
         return json.loads(text) if text else None
 
-    def shut_kernels_down(self) -> None:
-        for session in self.api("GET", "sessions"):
-            self.api("DELETE", f"sessions/{session['id']}")
-
 
 @contextmanager
 def running(home: Path, variables: Mapping[str, str] | None = None) -> Iterator[Lab]:
@@ -165,6 +161,12 @@ class NotebookPage(WidgetPage):
             self.open()
         expect(missed).to_have_count(0)
 
+    def shut_down(self) -> None:
+        """End its kernel."""
+        for session in self.lab.api("GET", "sessions"):
+            if session["path"] == self.name:
+                self.lab.api("DELETE", f"sessions/{session['id']}")
+
     @property
     def panel(self) -> Locator:
         return self.page.locator(".jp-NotebookPanel:visible")
@@ -235,7 +237,7 @@ def opened(lab: Lab, browser: Browser, name: str, front: Host = LAB) -> Iterator
             notebook.open()
             yield notebook
         finally:
-            lab.shut_kernels_down()
+            notebook.shut_down()
     strangers = [address for address in seen.requests if f"//{lab.host}/" not in address]
     assert strangers == []
     own = [text for text in seen.problems if not any(word in text for word in _OF_THE_HOST)]
@@ -243,21 +245,33 @@ def opened(lab: Lab, browser: Browser, name: str, front: Host = LAB) -> Iterator
 
 
 @contextmanager
-def prepared(lab: Lab, browser: Browser, cells: Sequence[str], name: str) -> Iterator[NotebookPage]:
+def prepared(
+    lab: Lab, browser: Browser, cells: Sequence[str], name: str, front: Host = LAB
+) -> Iterator[NotebookPage]:
     """Give a notebook whose first cell has run, up to the ``ready`` that it prints."""
-    with opened(lab, browser, written(lab, cells, name)) as notebook:
+    with opened(lab, browser, written(lab, cells, name), front) as notebook:
         notebook.run(0)
         # The kernel imports all that there is.
         expect(notebook.cells.first).to_contain_text("ready\n", timeout=2 * PATIENCE)
         yield notebook
 
 
-def made_anew(notebook: NotebookPage, cell: int) -> NotebookPage:
-    """Return a notebook with the explorer of a cell, that nobody has asked anything yet, alone."""
+def made_anew(notebook: NotebookPage, cell: int, word: str = "done") -> NotebookPage:
+    """Return a notebook with the explorer of a cell, that nobody has asked anything yet, alone.
+
+    Parameters
+    ----------
+    notebook
+        Where it is.
+    cell
+        What makes it.
+    word
+        The state that it comes to.
+    """
     notebook.command("notebook:clear-all-cell-outputs")
     expect(notebook.panel.locator(".sae-explorer")).to_have_count(0)
     notebook.run(cell)
-    state(notebook, "done")
+    state(notebook, word)
     return notebook
 
 

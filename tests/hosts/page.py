@@ -135,8 +135,13 @@ class WidgetPage:
         expect(self.rows).to_have_count(1)
         self.page.keyboard.press("ArrowRight")
         expect(self.rows).to_have_count(count)
-        self.widget.get_by_role("searchbox", name="Search the definitions").fill("vehicle")
+        field = self.widget.get_by_role("searchbox", name="Search the definitions")
+        field.fill("vehicle")
         expect(self.widget.get_by_role("search")).to_contain_text(re.compile(r"/ [1-9]"))
+        field.press("Enter")
+        expect(self.rows.and_(self.widget.locator("[aria-selected=true]"))).to_contain_text(
+            "vehicle"
+        )
         heading = self.widget.get_by_role("columnheader", name="cos v")
         heading.get_by_role("button").click()
         expect(heading).to_have_attribute("aria-sort", "ascending")

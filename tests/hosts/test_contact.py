@@ -93,7 +93,7 @@ def notebook(lab: Lab, page: Page, request: pytest.FixtureRequest) -> Iterator[N
     )
     notebook.open()
     yield notebook
-    lab.shut_kernels_down()
+    notebook.shut_down()
 
 
 def made(notebook: NotebookPage) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,12 +11,23 @@ import pytest
 from playwright.sync_api import expect
 
 from hosts.asking import digest, digest_in_python, python
-from hosts.jupyterlab import LAB, Host, Lab, NotebookPage, copied, name_of, opened, shows, written
+from hosts.jupyterlab import (
+    LAB,
+    Host,
+    Lab,
+    NotebookPage,
+    copied,
+    made_anew,
+    name_of,
+    opened,
+    prepared,
+    shows,
+)
 from hosts.page import photograph, state
 from sae_explorer import DefinitionTree, SteeredTexts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from playwright.sync_api import Browser
 
@@ -22,12 +35,14 @@ QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.ipynb"
 #: Where the quickstart makes the explorer, and where it waits for it.
 MAKE, WAIT = 1, 3
 
-#: A tree that grows for minutes.
-ENDLESS = """\
-from sae_explorer import FeatureExplorer
-
-explorer = FeatureExplorer.demo(cutoff=1e-10, max_nodes=None, max_depth=60)
-explorer"""
+#: A kernel that has loaded all there is; an explorer in it; a tree that grows for minutes.
+CELLS = (
+    "from sae_explorer import FeatureExplorer, Subject\nSubject.demo()\nprint('ready')",
+    "explorer = FeatureExplorer.demo()\nexplorer",
+    "explorer = FeatureExplorer.demo(cutoff=1e-10, max_nodes=None, max_depth=60)\nexplorer",
+    "",
+)
+READY, DEMO, ENDLESS, FREE = range(4)
 
 
 @pytest.fixture
@@ -37,7 +52,7 @@ def front() -> Host:
 
 
 @pytest.fixture
-def notebook(
+def quickstart(
     lab: Lab, browser: Browser, front: Host, request: pytest.FixtureRequest
 ) -> Iterator[NotebookPage]:
     """Return a copy of the quickstart, open; in the end nothing went wrong and nobody was asked."""
@@ -46,34 +61,52 @@ def notebook(
         yield notebook
 
 
+@pytest.fixture(scope="module")
+def page(lab: Lab, browser: Browser) -> Iterator[Callable[[Host], NotebookPage]]:
+    """Return what gives the page of a host, with the kernel that most of the tests there share."""
+    with ExitStack() as stack:
+
+        @cache
+        def page(front: Host) -> NotebookPage:
+            name = f"shared-{front}.ipynb"
+            return stack.enter_context(prepared(lab, browser, CELLS, name, front))
+
+        yield page
+
+
 @pytest.fixture
-def endless(
-    lab: Lab, browser: Browser, front: Host, request: pytest.FixtureRequest
-) -> Iterator[NotebookPage]:
-    """Return a notebook whose first cell grows a tree without an end, and whose second is empty."""
-    name = written(lab, [ENDLESS, ""], name_of(request))
-    with opened(lab, browser, name, front) as notebook:
-        yield notebook
+def notebook(page: Callable[[Host], NotebookPage], front: Host) -> Iterator[NotebookPage]:
+    """Return a notebook with an explorer that nobody has asked anything yet."""
+    notebook = made_anew(page(front), DEMO)
+    yield notebook
+    python(notebook, "explorer.close()")
+
+
+@pytest.fixture
+def endless(page: Callable[[Host], NotebookPage], front: Host) -> Iterator[NotebookPage]:
+    """Return a notebook with a tree that grows without an end."""
+    notebook = made_anew(page(front), ENDLESS, "growing")
+    yield notebook
+    python(notebook, "explorer.close()")
 
 
 @shows("grows", "offline")
-def test_the_quickstart_grows_a_tree_and_follows_its_cells(notebook: NotebookPage) -> None:
-    notebook.run(MAKE)
-    state(notebook, "done")
-    expect(notebook.rows.first).to_be_visible()
-    photograph(notebook, "done")
+def test_the_quickstart_grows_a_tree_and_follows_its_cells(quickstart: NotebookPage) -> None:
+    quickstart.run(MAKE)
+    state(quickstart, "done")
+    expect(quickstart.rows.first).to_be_visible()
+    photograph(quickstart, "done")
     # The static summary is in the output, and hidden while the widget is alive.
-    expect(notebook.panel.locator(".sae-explorer-static").first).to_be_hidden()
-    before = notebook.nodes()
-    for index in range(notebook.cells.count()):
-        if "cutoff = 1e-5" in notebook.source()[index]:
-            notebook.run(index)
-    notebook.until(lambda: notebook.nodes() > before)
+    expect(quickstart.panel.locator(".sae-explorer-static").first).to_be_hidden()
+    before = quickstart.nodes()
+    for index in range(quickstart.cells.count()):
+        if "cutoff = 1e-5" in quickstart.source()[index]:
+            quickstart.run(index)
+    quickstart.until(lambda: quickstart.nodes() > before)
 
 
 @shows("cancel")
 def test_the_tree_is_seen_growing_and_stops_at_cancel(endless: NotebookPage, front: Host) -> None:
-    endless.run(0)
     endless.expect_cancels_and_grows_on(f"{front}")
     endless.page.keyboard.press("Escape")
     state(endless, "partial")
@@ -81,15 +114,14 @@ def test_the_tree_is_seen_growing_and_stops_at_cancel(endless: NotebookPage, fro
 
 @shows("busy")
 def test_cancel_works_while_a_cell_runs(endless: NotebookPage) -> None:
-    endless.run(0)
-    state(endless, "growing")
     # JupyterLab opens the way past running cells after the widget's first words; it says hello again.
     endless.page.wait_for_timeout(2000)
-    cell = endless.cells.nth(1)
-    cell.locator(".cm-content").fill(
-        "import time\nwhile explorer.status.state != 'partial': time.sleep(0.05)\nprint('seen')"
+    cell = endless.cells.nth(FREE)
+    endless.write(
+        FREE,
+        "import time\nwhile explorer.status.state != 'partial': time.sleep(0.05)\nprint('seen')",
     )
-    endless.run(1)
+    endless.run(FREE)
     endless.widget.get_by_role("button", name="Cancel").click()
     expect(cell.locator(".jp-OutputArea-output")).to_contain_text("seen", timeout=20_000)
     state(endless, "partial")
@@ -97,19 +129,15 @@ def test_cancel_works_while_a_cell_runs(endless: NotebookPage) -> None:
 
 @shows("controls")
 def test_a_control_changes_the_tree_and_python_hears_of_it(notebook: NotebookPage) -> None:
-    notebook.run(MAKE)
-    state(notebook, "done")
     before = notebook.rows.all_inner_texts()
     notebook.enter("Feature to show", "17")
     notebook.expect_tree_of("feature 17")
     assert notebook.rows.all_inner_texts() != before
-    notebook.run(WAIT)
-    expect(notebook.cells.nth(WAIT).locator(".jp-OutputArea-output")).to_contain_text("feature 17")
+    seen = python(notebook, "print(explorer.feature, explorer.wait().tree.request.feature)")
+    assert seen == "17 17"
 
 
 def test_a_change_that_cannot_be_is_refused_in_the_widget(notebook: NotebookPage) -> None:
-    notebook.run(MAKE)
-    state(notebook, "done")
     nodes = notebook.nodes()
     notebook.enter("Feature to show", "99999999")
     expect(notebook.widget).to_contain_text(
@@ -120,24 +148,18 @@ def test_a_change_that_cannot_be_is_refused_in_the_widget(notebook: NotebookPage
     state(notebook, "done")
 
 
-def test_an_error_is_shown_and_the_next_try_is_a_button(endless: NotebookPage) -> None:
-    endless.write(
-        0,
-        "from sae_explorer import FeatureExplorer\n"
-        "explorer = FeatureExplorer(release='no-such-release', layer=1)\n"
-        "explorer",
-    )
-    endless.run(0)
-    state(endless, "error")
-    expect(endless.widget).to_contain_text("no-such-release")
-    photograph(endless, "error")
-    expect(endless.widget.get_by_role("button", name="Try again")).to_be_enabled()
+def test_an_error_is_shown_and_the_next_try_is_a_button(notebook: NotebookPage) -> None:
+    notebook.write(FREE, "FeatureExplorer(release='no-such-release', layer=1)")
+    notebook.run(FREE)
+    failed = notebook.nth(1)
+    state(failed, "error")
+    expect(failed.widget).to_contain_text("no-such-release")
+    photograph(failed, "error")
+    expect(failed.widget.get_by_role("button", name="Try again")).to_be_enabled()
 
 
 @shows("keys")
 def test_keys_in_the_widget_are_not_the_notebooks(notebook: NotebookPage) -> None:
-    notebook.run(MAKE)
-    state(notebook, "done")
     before = notebook.source()
     notebook.rows.nth(1).click()
     for key in ("a", "b", "x", "c", "v", "d", "d", "m", "j", "0", "0", "Enter", "Shift+Enter"):
@@ -149,14 +171,13 @@ def test_keys_in_the_widget_are_not_the_notebooks(notebook: NotebookPage) -> Non
     field.press("Escape")
     assert notebook.source() == before
     # The same keys outside the widget are the notebook's, or this test would prove nothing.
-    notebook.cells.nth(WAIT).locator(".cm-content").click()
+    notebook.cells.nth(FREE).locator(".cm-content").click()
     notebook.page.keyboard.press("Escape")
     notebook.page.keyboard.press("b")
     notebook.until(lambda: len(notebook.source()) == len(before) + 1)
 
 
 def test_a_page_reloaded_in_mid_growth_goes_on(endless: NotebookPage) -> None:
-    endless.run(0)
     expect(endless.rows.first).to_be_visible(timeout=60_000)
     endless.save()
     before = endless.nodes()
@@ -166,18 +187,16 @@ def test_a_page_reloaded_in_mid_growth_goes_on(endless: NotebookPage) -> None:
     state(endless, "growing")
     endless.until(lambda: endless.nodes() > before)
     photograph(endless, "reloaded")
-    cell = endless.cells.nth(1)
-    endless.write(1, "explorer.cutoff = 1e-4\nlen(explorer.wait().tree)")
-    endless.run(1)
+    python(endless, "explorer.cutoff = 1e-4")
     state(endless, "done")
-    output = cell.locator(".jp-OutputArea-output")
+    endless.write(FREE, "len(explorer.wait().tree)")
+    endless.run(FREE)
+    output = endless.cells.nth(FREE).locator(".jp-OutputArea-output")
     expect(output).to_have_text(str(endless.nodes()), timeout=60_000)
 
 
 @shows("export")
 def test_an_export_is_what_python_reads_back(notebook: NotebookPage, tmp_path: Path) -> None:
-    notebook.run(MAKE)
-    state(notebook, "done")
     tree = DefinitionTree.from_json(notebook.exported("tree.json", tmp_path))
     assert digest(tree) == python(notebook, f"print({digest_in_python()})")
     assert len(tree) == notebook.nodes()
@@ -185,8 +204,6 @@ def test_an_export_is_what_python_reads_back(notebook: NotebookPage, tmp_path: P
 
 @shows("panels")
 def test_an_analysis_runs_when_it_is_asked_for(notebook: NotebookPage, tmp_path: Path) -> None:
-    notebook.run(MAKE)
-    state(notebook, "done")
     panel = notebook.run_analysis("Steering")
     expect(panel.get_by_role("region", name="unsteered")).to_be_visible()
     photograph(notebook, "steering")
@@ -196,8 +213,6 @@ def test_an_analysis_runs_when_it_is_asked_for(notebook: NotebookPage, tmp_path:
 
 @shows("dark")
 def test_the_widget_follows_the_theme(notebook: NotebookPage, front: Host) -> None:
-    notebook.run(MAKE)
-    state(notebook, "done")
     for theme in ("JupyterLab Light", "JupyterLab Dark"):
         notebook.command("apputils:change-theme", {"theme": theme})
         notebook.expect_theme(dark=theme == "JupyterLab Dark")
@@ -206,36 +221,36 @@ def test_the_widget_follows_the_theme(notebook: NotebookPage, front: Host) -> No
 
 
 @shows("summary")
-def test_a_saved_notebook_shows_the_summary_without_its_kernel(notebook: NotebookPage) -> None:
-    notebook.run(MAKE)
-    state(notebook, "done")
-    notebook.run(WAIT)
-    expect(notebook.cells.nth(WAIT).locator(".jp-OutputArea-output")).to_be_visible()
-    notebook.save()
-    notebook.lab.shut_kernels_down()
-    notebook.open()
-    photograph(notebook, "reopened")
-    static = notebook.panel.locator(".sae-explorer-static").first
+def test_a_saved_notebook_shows_the_summary_without_its_kernel(quickstart: NotebookPage) -> None:
+    quickstart.run(MAKE)
+    state(quickstart, "done")
+    quickstart.run(WAIT)
+    expect(quickstart.cells.nth(WAIT).locator(".jp-OutputArea-output")).to_be_visible()
+    quickstart.save()
+    quickstart.shut_down()
+    quickstart.open()
+    photograph(quickstart, "reopened")
+    static = quickstart.panel.locator(".sae-explorer-static").first
     expect(static).to_be_visible()
     expect(static).to_contain_text("Most probable definitions")
 
 
 @shows("saved", "folds")
 def test_a_saved_notebook_shows_its_last_state_where_the_reader_keeps_it(
-    notebook: NotebookPage,
+    quickstart: NotebookPage,
 ) -> None:
     keep = "@jupyter-widgets/jupyterlab-manager:saveWidgetState"
-    notebook.command(keep)
+    quickstart.command(keep)
     try:
-        notebook.run(MAKE)
-        state(notebook, "done")
-        rows = notebook.rows.all_inner_texts()
-        notebook.save()
+        quickstart.run(MAKE)
+        state(quickstart, "done")
+        rows = quickstart.rows.all_inner_texts()
+        quickstart.save()
     finally:
-        notebook.command(keep)
-    notebook.lab.shut_kernels_down()
-    notebook.open()
-    notebook.restored()
-    assert notebook.rows.all_inner_texts() == rows
-    expect(notebook.panel.locator(".sae-explorer-static").first).to_be_hidden()
-    notebook.expect_folds_searches_and_sorts()
+        quickstart.command(keep)
+    quickstart.shut_down()
+    quickstart.open()
+    quickstart.restored()
+    assert quickstart.rows.all_inner_texts() == rows
+    expect(quickstart.panel.locator(".sae-explorer-static").first).to_be_hidden()
+    quickstart.expect_folds_searches_and_sorts()

@@ -180,7 +180,7 @@ def reopened(
         page = NotebookPage(lab, seen.page, name)
         page.open()
         yield page
-        lab.shut_kernels_down()
+        page.shut_down()
     assert [address for address in seen.requests if f"//{lab.host}/" not in address] == []
 
 
@@ -208,17 +208,7 @@ def test_a_trusted_notebook_shows_the_last_state_and_that_there_is_no_kernel(
     summary = reopened.cells.first.locator(".sae-explorer-static")
     expect(summary).to_have_count(1)
     expect(summary).to_be_hidden()
-    # What needs no kernel works.
-    reopened.rows.first.click()
-    reopened.page.keyboard.press("ArrowLeft")
-    expect(reopened.rows).to_have_count(1)
-    field = widget.get_by_role("searchbox", name="Search the definitions")
-    field.fill("vehicle")
-    field.press("Enter")
-    expect(widget.locator("[role=treeitem][aria-selected=true]")).to_contain_text("vehicle")
-    heading = widget.get_by_role("columnheader", name="cos v")
-    heading.get_by_role("button").click()
-    expect(heading).to_have_attribute("aria-sort", "ascending")
+    reopened.expect_folds_searches_and_sorts()
 
 
 @pytest.mark.host("JupyterLab 4", "summary")
