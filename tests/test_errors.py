@@ -10,13 +10,18 @@ import torch
 
 from sae_explorer.errors import out_of_memory
 
+#: How a device and the system say that memory ran out.
+NO_MEMORY = (
+    torch.OutOfMemoryError("no room"),
+    OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+)
+
 
 def test_out_of_memory_is_known_however_a_device_says_it() -> None:
     with pytest.raises(RuntimeError) as said:
         torch.empty(10**14)
     assert out_of_memory(said.value)
-    assert out_of_memory(torch.OutOfMemoryError("no room"))
     assert out_of_memory(MemoryError())
-    assert out_of_memory(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+    assert all(map(out_of_memory, NO_MEMORY))
     assert not out_of_memory(RuntimeError("shapes do not match"))
     assert not out_of_memory(ValueError("a text about being out of memory"))

@@ -263,6 +263,7 @@ def test_summary_says_what_runs_on_request_have_found() -> None:
     for words in ("strength, residual norm", "P( fish)", "feature 302", f"{dose['kl'][1]:.3g}"):
         assert words in text
     assert f"The best scale is {found['scales'].best_scale:.3g}, " in text
+    assert found["scales"].caveat
     assert found["scales"].caveat in text
     for name in found["difference"].names:
         assert f"P, {name}" in text

@@ -25,6 +25,7 @@ from sae_explorer.model.generation import text_ids
 from sae_explorer.model.interventions import Clamp
 from sae_explorer.request import from_text, schema
 from sae_explorer.text import visible
+from test_errors import NO_MEMORY
 from test_generation import BLOCKS, FEATURE, TEXT, ending_in, hooks_of, subject_of
 from zoo import build_model, build_sae, build_tokenizer
 
@@ -305,8 +306,9 @@ def test_an_interrupt_gives_what_was_written_and_says_so() -> None:
     assert hooks_of(subject_of("llama").model) == 0
 
 
+@pytest.mark.parametrize("error", NO_MEMORY, ids=repr)
 @pytest.mark.parametrize("tokens", [0, 2])
-def test_where_memory_runs_out_what_was_written_is_kept(tokens: int) -> None:
+def test_where_memory_runs_out_what_was_written_is_kept(tokens: int, error: BaseException) -> None:
     model = copy.deepcopy(build_model("llama"))
     subject = Subject(model, build_tokenizer(), build_sae(48, seed=2))
     steered(subject, max_tokens=1)
@@ -315,7 +317,7 @@ def test_where_memory_runs_out_what_was_written_is_kept(tokens: int) -> None:
     def fail(*_args: Any) -> None:
         forwards.append(1)
         if len(forwards) == tokens + 1:
-            raise torch.OutOfMemoryError("out of memory")
+            raise error
 
     model.register_forward_pre_hook(fail)
     if tokens:

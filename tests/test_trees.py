@@ -27,6 +27,7 @@ from sae_explorer import (
 )
 from sae_explorer.analyses.trees import TreeGrower, TreeRequest
 from sae_explorer.model import decoding
+from test_errors import NO_MEMORY
 from zoo import build_model, build_sae, build_tokenizer
 
 OPTIONS: dict[str, Any] = {
@@ -241,6 +242,8 @@ def test_a_model_whose_cache_is_not_what_it_seems_is_found_out() -> None:
 
 
 def test_running_out_of_memory_makes_smaller_chunks_of_the_same_tree() -> None:
+    alone = grow_tree(subject(), feature=3, **{**OPTIONS, "prompt": '"{ghost}" is "'})
+
     def small_memory(_module: Any, inputs: Any) -> None:
         if inputs[0].numel() > 13:
             raise torch.OutOfMemoryError("no more than 13 tokens at once")
@@ -250,7 +253,6 @@ def test_running_out_of_memory_makes_smaller_chunks_of_the_same_tree() -> None:
         tree = grow_tree(subject(), feature=3, **{**OPTIONS, "prompt": '"{ghost}" is "'})
     finally:
         hook.remove()
-    alone = grow_tree(subject(), feature=3, **{**OPTIONS, "prompt": '"{ghost}" is "'})
     assert len(tree) > 50
     assert compare(paths(tree), paths(alone), OPTIONS["cutoff"]).agrees()
 
@@ -668,12 +670,13 @@ def test_attention_that_masks_by_places_of_keys_is_not_pooled() -> None:
     assert len(tree) > 1
 
 
-def test_running_out_of_memory_for_good_keeps_what_has_grown() -> None:
+@pytest.mark.parametrize("error", NO_MEMORY, ids=repr)
+def test_running_out_of_memory_for_good_keeps_what_has_grown(error: BaseException) -> None:
     steps = itertools.count(1)
 
     def no_memory(_progress: Any) -> None:
         if next(steps) == 3:
-            raise torch.OutOfMemoryError("none left")
+            raise error
 
     with pytest.warns(PartialResultWarning, match="Out of memory"):
         tree = grow_tree(subject(), feature=3, **OPTIONS, progress=no_memory)

@@ -9,12 +9,14 @@ import torch
 
 from explorers import OPTIONS, Breaking, Gate, assert_same, browser, subject
 from sae_explorer import ExplorerError, FeatureExplorer, Subject, grow_tree
+from test_errors import NO_MEMORY
 from zoo import build_model, build_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+@pytest.mark.parametrize("by", ["Python", "the browser"])
 @pytest.mark.parametrize("after", [0, 5])
 @pytest.mark.parametrize(
     ("error", "words"),
@@ -31,6 +33,7 @@ def test_a_worker_that_fails_is_told_and_the_explorer_works_again(
     error: BaseException,
     words: str,
     after: int,
+    by: str,
 ) -> None:
     explorer = explore().wait()
     front_end = browser(explorer)
@@ -49,7 +52,10 @@ def test_a_worker_that_fails_is_told_and_the_explorer_works_again(
     assert explorer.tree is before
     assert explorer.tokens.request.scale == 3.0
     breaking.error = None
-    assert front_end.ask({"type": "run"})["ok"]
+    if by == "Python":
+        explorer.retry()
+    else:
+        assert front_end.ask({"type": "run"})["ok"]
     explorer.wait()
     assert explorer.status.state == "done"
     assert explorer.status.error is None
@@ -57,10 +63,11 @@ def test_a_worker_that_fails_is_told_and_the_explorer_works_again(
     front_end.rows.assert_are(explorer.tree)
 
 
+@pytest.mark.parametrize("error", NO_MEMORY, ids=repr)
 def test_out_of_memory_keeps_what_has_grown(
-    explore: Callable[..., FeatureExplorer], breaking: Breaking
+    explore: Callable[..., FeatureExplorer], breaking: Breaking, error: BaseException
 ) -> None:
-    breaking.error, breaking.after = torch.OutOfMemoryError("no room"), 5
+    breaking.error, breaking.after = error, 5
     explorer = explore()
     with pytest.raises(ExplorerError, match=r"Out of memory: the tree is partial\. Raise"):
         explorer.wait()

@@ -47,6 +47,25 @@ def test_exports_are_what_python_writes(explore: Callable[..., FeatureExplorer])
     assert "Possible: tree.json" in reply["error"]
 
 
+def test_a_saved_report_is_named_after_what_it_holds(
+    explore: Callable[..., FeatureExplorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explorer = explore(feature=3).wait()
+    content = type(explorer._session).content
+
+    def then_another(session: Any) -> Any:
+        found = content(session)
+        monkeypatch.undo()
+        explorer.feature = 5
+        explorer.wait()
+        return found
+
+    monkeypatch.setattr(type(explorer._session), "content", then_another)
+    file = explorer._exported("report.html")
+    assert file["name"].endswith("-feature-3-report.html")
+    assert b"<title>Feature 3 of" in file["data"]
+
+
 def test_a_page_written_in_mid_change_is_about_what_it_holds(
     explore: Callable[..., FeatureExplorer],
 ) -> None:

@@ -1,4 +1,4 @@
-"""What all results share: columns, provenance, hashing, JSON, and files that are never half-written."""
+"""What all results share: columns, provenance, hashes, JSON, files: named, and never half-written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import math
 import os
 import re
 import tempfile
+import unicodedata
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -54,26 +55,52 @@ FORMATS = {
 }
 
 
-def file_stem(label: str, source: Provenance) -> str:
+#: What Windows allows in no name of a file; other systems forbid less.
+_FORBIDDEN = frozenset('<>:"/\\|?*')
+#: Bytes in UTF-8 that each part of a file's name may take: an id of SAELens' registry fits.
+_LONGEST = 56
+
+
+def file_stem(request: Any, source: Provenance) -> str:
     """Return a name, without suffix, for a file about something.
 
     Parameters
     ----------
-    label
-        What it is about, as the label of a request says: ``"feature 302"``.
+    request
+        What was asked; its label says what it is about.
     source
         What it was asked of.
 
     Returns
     -------
     str
-        Such as ``"sae_layer_3-feature-302"``: the SAE's id, or without an SAE the model's, and the
-        label, with hyphens for what is unsafe in a file's name. At most 120 bytes in UTF-8.
+        Such as ``"gemma-2b-res-jb-blocks.6.hook_resid_post-feature-7"``: the release of the SAE or,
+        where it has none, the model; the SAE's id, where one was involved; and the label. Hyphens
+        stand for spaces and for what file systems forbid. Where that does not tell the subject from
+        all others, 8 hexadecimal digits of the request's SHA-256 follow. At most 180 bytes in UTF-8.
     """
-    about = (source.sae or source.model)["id"]
-    name = re.sub(r"[^\w.+-]+", "-", f"{about} {label}")
+    model = re.split(r"[/\\]", source.model["id"].rstrip("/\\"))[-1]
+    sae, label = source.sae, request.label
+    about = [sae["release"] or model, sae["id"]] if sae else [model]
+    readable = _in_file_name(label)
+    parts = [*map(_in_file_name, about), readable]
+    # On some disks names are one that differ in case alone, or in how an accent is written.
+    tells_apart = readable.replace("-", " ") == unicodedata.normalize("NFC", label).casefold()
+    # A label says of a vector no more than that it is one.
+    if not tells_apart or "vector" in label or any(len(one.encode()) > _LONGEST for one in about):
+        digest = _sha256({"about": about, "request": request.to_dict()})
+        parts.append(digest[:8])
+    return "-".join(filter(None, parts))
+
+
+def _in_file_name(text: str) -> str:
+    """Return a text, or the beginning of a long one, as a part of a file's name."""
+    name = "".join(
+        "-" if sign in _FORBIDDEN or sign.isspace() or not sign.isprintable() else sign
+        for sign in text
+    )
     # A dot in front hides a file, a hyphen makes it a flag.
-    return name.encode()[:120].decode(errors="ignore").strip(".-")
+    return name.encode()[:_LONGEST].decode(errors="ignore").strip(".-")
 
 
 #: Packages whose version can change a number.
@@ -147,12 +174,12 @@ class Result:
     @property
     def hash(self) -> str:
         """SHA-256 of everything in the result, provenance included, as 64 hexadecimal digits."""
-        return hashlib.sha256(_canonical(self._document()).encode()).hexdigest()
+        return _sha256(self._document())
 
     @property
     def stem(self) -> str:
         """Name, without suffix, for a file of the result: see :func:`file_stem`."""
-        return file_stem(self.request.label, self.provenance)
+        return file_stem(self.request, self.provenance)
 
     def _document(self) -> dict[str, Any]:
         return {
@@ -169,7 +196,7 @@ class Result:
         The text holds every number exactly: :meth:`from_json` gives back an equal result.
         """
         document = self._document()
-        document["hash"] = hashlib.sha256(_canonical(document).encode()).hexdigest()
+        document["hash"] = _sha256(document)
         return self._written(_canonical(document), path)
 
     def payload(self, subject: Subject | None = None) -> dict[str, Any]:
@@ -224,7 +251,7 @@ class Result:
                 f"version reads format {cls.format}. Use the version of sae-explorer named in it."
             )
         given_hash = document.pop("hash", None)
-        if given_hash != hashlib.sha256(_canonical(document).encode()).hexdigest():
+        if given_hash != _sha256(document):
             raise ExplorerError(
                 f"{where} was changed after it was written: its hash does not match. "
                 "Use the original file, or compute the result again."
@@ -237,6 +264,10 @@ class Result:
 def _canonical(document: Mapping[str, Any]) -> str:
     # NaN has no place in JSON, and none in a result: refuse instead of writing a broken file.
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _sha256(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_canonical(document).encode()).hexdigest()
 
 
 def _is_json_text(source: str | os.PathLike[str]) -> bool:

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,11 +17,8 @@ from sae_explorer.analyses import steering
 from sae_explorer.analyses.closed_loop import close_loop
 from sae_explorer.analyses.steering import steer_text
 from sae_explorer.cli import commands, main
-from sae_explorer.results import Provenance, file_stem
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sae_explorer import Subject
 
 
@@ -125,30 +123,36 @@ def test_a_report_is_named_after_what_it_is_about(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    ablated = "--interventions=ablate 9"
     named = {
-        "sae-feature-3.html": ["--feature=3"],
-        "sae-feature-3-feature-9-ablated.html": ["--feature=3", "--interventions=ablate 9"],
-        "sae-direction-3-+-0.5-5.html": ["--direction=3 + 0.5*5"],
-        "sae-direction-3---0.5-5.html": ["--direction=3 - 0.5*5"],
-        "model-token-Ġtypical.html": ["--token=Ġtypical"],
+        "model-sae-feature-3-report.html": ["--feature=3"],
+        "model-sae-feature-3,-feature-9-ablated-report.html": ["--feature=3", ablated],
+        "model-sae-direction-3-+-5-report.html": ["--direction=3 + 5"],
+        "model-token-'is'-report.html": ["--token=is"],
     }
     for source in named.values():
         assert main(["report", *on(disk), *source, "--cutoff=0.1", "--max-depth=2"]) == 0
     assert {path.name for path in tmp_path.iterdir()} == named.keys()
 
 
-@pytest.mark.parametrize(
-    ("sae_id", "label", "stem"),
-    [
-        ("layer_12/width_16k/canonical", "feature 7", "layer_12-width_16k-canonical-feature-7"),
-        ("sae", "token '../\\x00<b>:|?*'", "sae-token-..-x00-b"),
-        ("..", "feature 7", "feature-7"),
-        ("sae", "token '中文'", "sae-token-中文"),
-        ("sae", f"token '{'中' * 99}'", f"sae-token-{'中' * 36}"),
-    ],
-)
-def test_no_label_makes_a_name_that_is_no_name(sae_id: str, label: str, stem: str) -> None:
-    assert file_stem(label, Provenance(model={}, sae={"id": sae_id}, versions={})) == stem
+def test_a_report_takes_the_place_of_no_other_unless_it_is_told_to(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["report", *on(disk), "--feature=3", "--cutoff=0.1", "--max-depth=2"]
+    mine = Path("model-sae-feature-3-report.html")
+    mine.write_text("my own notes")
+    for _ in range(2):
+        assert main(words) == 0
+    assert mine.read_text() == "my own notes"
+    stem = "model-sae-feature-3-report"
+    assert {path.name for path in Path().iterdir()} == {
+        f"{stem}.html",
+        f"{stem}-2.html",
+        f"{stem}-3.html",
+    }
+    assert main([*words, f"--html={mine}"]) == 0
+    assert "tree.json" in attached_to(mine)
 
 
 def attached_to(page: Path) -> dict[str, str]:

@@ -19,7 +19,9 @@ _EXECUTE = """async (code) => {
     if (header.msg_type === "stream") printed += content.text;
     if (header.msg_type === "error") error = content.traceback.join("\\n");
   };
-  await future.done;
+  // A cell that never ends is a failure of the test, and not of the whole run.
+  const late = new Promise((_, fail) => setTimeout(fail, 120_000, new Error("The kernel is busy.")));
+  await Promise.race([future.done, late]);
   if (error) throw new Error(error);
   return printed;
 }"""

@@ -49,6 +49,26 @@ class Visit:
     #: Exceptions, errors on the console, violations of its content security policy.
     problems: list[str] = field(default_factory=list)
 
+    def strangers(self, host: str) -> list[str]:
+        """Return the addresses that were asked for elsewhere than at this name and port."""
+        return [asked for asked in self.requests if not (host and f"//{host}/" in asked)]
+
+    def expect_quiet(self, host: str = "", ignoring: Sequence[str] = ()) -> None:
+        """Assert that since this was last asked nothing went wrong and no stranger was asked.
+
+        Parameters
+        ----------
+        host
+            Name and port of the computer that may be asked; without it, nobody may.
+        ignoring
+            Words of problems that are not ours.
+        """
+        strangers = self.strangers(host)
+        problems = [said for said in self.problems if not any(word in said for word in ignoring)]
+        self.requests.clear()
+        self.problems.clear()
+        assert (strangers, problems) == ([], [])
+
 
 def executable(playwright: Playwright) -> str:
     """Return the path of a browser: an installed one, else Playwright's own, else Debian's."""

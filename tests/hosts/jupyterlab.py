@@ -17,12 +17,13 @@ import nbformat
 import pytest
 from playwright.sync_api import expect
 
+from hosts.asking import python
 from hosts.browser import visit
 from hosts.page import PATIENCE, WidgetPage, state
 from hosts.server import Server, free_port, its_own, served
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from playwright.sync_api import Browser, Locator, Page
 
@@ -37,8 +38,6 @@ _OF_THE_HOST = (
     "Failed to load resource: the server responded with a status of 404",
     # Notebook 7.6 does not hand out the icon font in which ipywidgets complains of models it misses.
     "Failed to load resource: the server responded with a status of 403",
-    # Of a notebook that was saved without its widgets; what is shown instead is what tests look at.
-    "widget model not found",
     # Notebook 7.6, with an empty notebook too.
     "Cannot read properties of undefined (reading 'schema')",
     "Command 'filebrowser:open-path' not registered.",
@@ -126,11 +125,20 @@ def running(home: Path, variables: Mapping[str, str] | None = None) -> Iterator[
 class NotebookPage(WidgetPage):
     """A notebook in JupyterLab or Notebook 7, in a page of a browser."""
 
-    def __init__(self, lab: Lab, page: Page, name: str, front: Host = LAB) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        page: Page,
+        name: str,
+        front: Host = LAB,
+        expect_quiet: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(page)
         self.lab = lab
         self.name = name
         self.front = front
+        #: Asserts that nothing went wrong in the page so far, where that is watched.
+        self.expect_quiet = expect_quiet
 
     def open(self) -> None:
         """Load the page, the notebook in it, and wait until its kernel is there."""
@@ -228,20 +236,31 @@ def written(server: Server, sources: Sequence[str], name: str) -> str:
 
 
 @contextmanager
-def opened(lab: Lab, browser: Browser, name: str, front: Host = LAB) -> Iterator[NotebookPage]:
-    """Give a notebook in the browser; in the end nothing went wrong and nobody was asked."""
+def opened(
+    lab: Lab, browser: Browser, name: str, front: Host = LAB, ignoring: Sequence[str] = ()
+) -> Iterator[NotebookPage]:
+    """Give a notebook in the browser; in the end nothing went wrong and nobody was asked.
+
+    Parameters
+    ----------
+    lab, browser, name, front
+        Where it is.
+    ignoring
+        Words of problems that are the host's own, besides those that it always has.
+    """
     with visit(browser, "about:blank", offline=False, width=1500, height=1100) as seen:
         seen.page.set_default_timeout(PATIENCE)
-        notebook = NotebookPage(lab, seen.page, name, front)
+
+        def quiet() -> None:
+            seen.expect_quiet(lab.host, (*_OF_THE_HOST, *ignoring))
+
+        notebook = NotebookPage(lab, seen.page, name, front, quiet)
         try:
             notebook.open()
             yield notebook
         finally:
             notebook.shut_down()
-    strangers = [address for address in seen.requests if f"//{lab.host}/" not in address]
-    assert strangers == []
-    own = [text for text in seen.problems if not any(word in text for word in _OF_THE_HOST)]
-    assert own == [], own
+    quiet()
 
 
 @contextmanager
@@ -256,8 +275,11 @@ def prepared(
         yield notebook
 
 
-def made_anew(notebook: NotebookPage, cell: int, word: str = "done") -> NotebookPage:
-    """Return a notebook with the explorer of a cell, that nobody has asked anything yet, alone.
+@contextmanager
+def made_anew(notebook: NotebookPage, cell: int, word: str = "done") -> Iterator[NotebookPage]:
+    """Give a notebook with the explorer of a cell, that nobody has asked anything yet, alone.
+
+    In the end nothing went wrong, and nothing of it is left in the kernel.
 
     Parameters
     ----------
@@ -272,7 +294,9 @@ def made_anew(notebook: NotebookPage, cell: int, word: str = "done") -> Notebook
     expect(notebook.panel.locator(".sae-explorer")).to_have_count(0)
     notebook.run(cell)
     state(notebook, word)
-    return notebook
+    yield notebook
+    python(notebook, "__import__('ipywidgets').Widget.close_all()")
+    notebook.expect_quiet()
 
 
 def shows(*claims: str, among: Sequence[Host] = (LAB, NOTEBOOK)) -> pytest.MarkDecorator:

@@ -74,9 +74,10 @@ def page(lab: Lab, browser: Browser) -> Iterator[NotebookPage]:
 
 
 @pytest.fixture
-def notebook(page: NotebookPage) -> NotebookPage:
+def notebook(page: NotebookPage) -> Iterator[NotebookPage]:
     """Return the notebook with an explorer that nobody has asked anything yet."""
-    return made_anew(page, MAKE_CELL)
+    with made_anew(page, MAKE_CELL) as notebook:
+        yield notebook
 
 
 @pytest.fixture(params=THEMES)

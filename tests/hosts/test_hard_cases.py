@@ -172,7 +172,7 @@ def assert_in_order(seen: Visit) -> None:
     """Assert that nothing acts, nothing is unseen, nothing sticks out."""
     page = seen.page
     assert page.evaluate("window.broken") is None
-    assert (seen.requests, seen.problems) == ([], [])
+    seen.expect_quiet()
     texts = page.evaluate(TEXTS)
     assert [text for text in texts if unseen(text)] == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -218,7 +218,7 @@ def test_hard_tokens_are_seen_in_the_summary_and_do_nothing(browser: Browser, re
     with visit(browser, report, scripts=False) as seen:
         expect(seen.page.locator(".sae-explorer-static")).to_be_visible()
         assert unseen(str(seen.page.locator(".sae-explorer-static").text_content())) == []
-        assert (seen.requests, seen.problems) == ([], [])
+        seen.expect_quiet()
 
 
 def test_hard_tokens_make_a_picture_that_is_sound(

@@ -57,7 +57,8 @@ def quickstart(
 ) -> Iterator[NotebookPage]:
     """Return a copy of the quickstart, open; in the end nothing went wrong and nobody was asked."""
     name = copied(lab, QUICKSTART, name_of(request))
-    with opened(lab, browser, name, front) as notebook:
+    # Of a notebook that was saved without its widgets, some of the time.
+    with opened(lab, browser, name, front, ignoring=["widget model not found"]) as notebook:
         yield notebook
 
 
@@ -77,17 +78,15 @@ def page(lab: Lab, browser: Browser) -> Iterator[Callable[[Host], NotebookPage]]
 @pytest.fixture
 def notebook(page: Callable[[Host], NotebookPage], front: Host) -> Iterator[NotebookPage]:
     """Return a notebook with an explorer that nobody has asked anything yet."""
-    notebook = made_anew(page(front), DEMO)
-    yield notebook
-    python(notebook, "explorer.close()")
+    with made_anew(page(front), DEMO) as notebook:
+        yield notebook
 
 
 @pytest.fixture
 def endless(page: Callable[[Host], NotebookPage], front: Host) -> Iterator[NotebookPage]:
     """Return a notebook with a tree that grows without an end."""
-    notebook = made_anew(page(front), ENDLESS, "growing")
-    yield notebook
-    python(notebook, "explorer.close()")
+    with made_anew(page(front), ENDLESS, "growing") as notebook:
+        yield notebook
 
 
 @shows("grows", "offline")
@@ -119,11 +118,13 @@ def test_cancel_works_while_a_cell_runs(endless: NotebookPage) -> None:
     cell = endless.cells.nth(FREE)
     endless.write(
         FREE,
-        "import time\nwhile explorer.status.state != 'partial': time.sleep(0.05)\nprint('seen')",
+        "import time\nend = time.monotonic() + 60\n"
+        "while explorer.status.state != 'partial' and time.monotonic() < end: time.sleep(0.05)\n"
+        "print(explorer.status.state, 'was seen')",
     )
     endless.run(FREE)
     endless.widget.get_by_role("button", name="Cancel").click()
-    expect(cell.locator(".jp-OutputArea-output")).to_contain_text("seen", timeout=20_000)
+    expect(cell.locator(".jp-OutputArea-output")).to_have_text("partial was seen\n", timeout=90_000)
     state(endless, "partial")
 
 
@@ -175,6 +176,8 @@ def test_keys_in_the_widget_are_not_the_notebooks(notebook: NotebookPage) -> Non
     notebook.page.keyboard.press("Escape")
     notebook.page.keyboard.press("b")
     notebook.until(lambda: len(notebook.source()) == len(before) + 1)
+    notebook.command("notebook:delete-cell")
+    notebook.until(lambda: notebook.source() == before)
 
 
 def test_a_page_reloaded_in_mid_growth_goes_on(endless: NotebookPage) -> None:
@@ -197,7 +200,9 @@ def test_a_page_reloaded_in_mid_growth_goes_on(endless: NotebookPage) -> None:
 
 @shows("export")
 def test_an_export_is_what_python_reads_back(notebook: NotebookPage, tmp_path: Path) -> None:
-    tree = DefinitionTree.from_json(notebook.exported("tree.json", tmp_path))
+    path = notebook.exported("tree.json", tmp_path)
+    tree = DefinitionTree.from_json(path)
+    assert path.name == f"{tree.stem}-tree.json"
     assert digest(tree) == python(notebook, f"print({digest_in_python()})")
     assert len(tree) == notebook.nodes()
 
@@ -213,11 +218,13 @@ def test_an_analysis_runs_when_it_is_asked_for(notebook: NotebookPage, tmp_path:
 
 @shows("dark")
 def test_the_widget_follows_the_theme(notebook: NotebookPage, front: Host) -> None:
-    for theme in ("JupyterLab Light", "JupyterLab Dark"):
-        notebook.command("apputils:change-theme", {"theme": theme})
-        notebook.expect_theme(dark=theme == "JupyterLab Dark")
-        photograph(notebook, f"{front}-{theme.lower().replace(' ', '-')}")
-    notebook.command("apputils:change-theme", {"theme": "JupyterLab Light"})
+    try:
+        for theme in ("JupyterLab Light", "JupyterLab Dark"):
+            notebook.command("apputils:change-theme", {"theme": theme})
+            notebook.expect_theme(dark=theme == "JupyterLab Dark")
+            photograph(notebook, f"{front}-{theme.lower().replace(' ', '-')}")
+    finally:
+        notebook.command("apputils:change-theme", {"theme": "JupyterLab Light"})
 
 
 @shows("summary")
@@ -251,6 +258,6 @@ def test_a_saved_notebook_shows_its_last_state_where_the_reader_keeps_it(
     quickstart.shut_down()
     quickstart.open()
     quickstart.restored()
-    assert quickstart.rows.all_inner_texts() == rows
+    quickstart.until(lambda: quickstart.rows.all_inner_texts() == rows)
     expect(quickstart.panel.locator(".sae-explorer-static").first).to_be_hidden()
     quickstart.expect_folds_searches_and_sorts()

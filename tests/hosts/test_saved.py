@@ -181,7 +181,7 @@ def reopened(
         page.open()
         yield page
         page.shut_down()
-    assert [address for address in seen.requests if f"//{lab.host}/" not in address] == []
+    assert seen.strangers(lab.host) == []
 
 
 def opened_as(*cases: tuple[bool, bool]) -> pytest.MarkDecorator:

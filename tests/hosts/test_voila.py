@@ -139,6 +139,6 @@ def test_voila_itself_asks_for_an_icon_font_which_the_widget_does_without(
         seen.page.set_default_timeout(PATIENCE)
         seen.page.goto(address)
         state(WidgetPage(seen.page), "done")
-    others = [asked for asked in seen.requests if f"//{voila.host}/" not in asked]
+    others = seen.strangers(voila.host)
     assert others
     assert [asked for asked in others if "/@fortawesome/fontawesome-free@" not in asked] == []

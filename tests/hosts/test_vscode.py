@@ -112,7 +112,7 @@ def test_views_of_an_explorer_stay_in_step_and_two_explorers_apart(outputs: Webv
         outputs.run(source)
     one, again, other = (outputs.nth(place) for place in range(3))
     expect_in_step(one, again, "feature 302")
-    state(other, "done")
+    expect_in_step(one, other, "feature 302")  # it is of the same feature
     before = other.rows.all_inner_texts()
     again.enter("Feature to show", "17")
     expect_in_step(one, again, "feature 17")

@@ -1,6 +1,6 @@
 import { act } from "preact/test-utils";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { click, FILES, press, type Shown, show } from "./explorer.tsx";
+import { click, FILES, press, type Shown, show, tokensPayload } from "./explorer.tsx";
 import { INTERVENTIONS } from "./findings.ts";
 import { ROOT, treePayload } from "./model.ts";
 
@@ -95,6 +95,32 @@ describe("export menu", () => {
     await press(document.activeElement as Element, "Escape");
     expect(items()).toEqual([]);
     expect(document.activeElement).toBe(button);
+  });
+
+  test("tells the names that files are saved by", async () => {
+    shown = await show();
+    await click(shown.button("Export"));
+    const named = FILES.map((file) => [file, item(file).title]);
+    expect(Object.fromEntries(named)).toMatchObject({
+      "tree.nwk": "sae-feature-7-tree.nwk",
+      "lens.csv": "sae-decoder-of-feature-7-lens.csv",
+      "report.html": "sae-feature-7-report.html",
+    });
+    expect(item("tree.png").title).toBe("sae-feature-7-tree.png");
+    shown.model.set("_tree", null);
+    shown.model.set("_tokens", { ...tokensPayload(), stem: "sae-feature-8" });
+    await vi.waitFor(() => expect(item("report.html").title).toBe("sae-feature-8-report.html"));
+    const beside = shown.find(".sae-tokens .sae-take button:nth-of-type(2)");
+    expect(beside.title).toBe("Save sae-feature-8-tokens.csv");
+  });
+
+  test("has the focus before another key can be pressed", async () => {
+    shown = await show();
+    shown.button("Export").click();
+    // Drawn in a microtask. What waits for the screen comes later: another key may be there first.
+    await Promise.resolve();
+    expect(items()).not.toEqual([]);
+    expect(document.activeElement?.getAttribute("role")).toBe("menuitem");
   });
 
   test("closes when the focus goes elsewhere", async () => {

@@ -10,6 +10,7 @@ import {
   VALUES,
   write,
 } from "./explorer.tsx";
+import { ROOT, treePayload } from "./model.ts";
 
 let shown: Shown;
 beforeEach(() => vi.useFakeTimers());
@@ -141,12 +142,43 @@ describe("state and figures", () => {
     expect(shown.find(".sae-figures").innerHTML).toContain("begins with a path to a tip");
   });
 
-  test("while it grows, how fast", async () => {
-    shown = await show({ _status: { ...STATUS, state: "growing", run: 2 } });
+  const GROWING = { ...STATUS, state: "growing", text: "growing", run: 2 };
+  const unfinished = () =>
+    treePayload([ROOT, { parent: 0, text: " a", p: 0.5 }], { run: 2, status: "partial" });
+
+  test("while it grows, how fast; of what was stopped, no word of a whole", async () => {
+    shown = await show({ _status: GROWING });
     expect(figures()[2]).toBe("617nodes/s");
-    shown.model.set("_status", { ...STATUS, state: "partial", seconds: 0.0512 });
+    shown.model.set("_tree", unfinished());
+    shown.model.set("_status", { ...GROWING, state: "partial", text: "stopped", seconds: 0.0512 });
     await vi.advanceTimersByTimeAsync(0);
-    expect(figures()[2]).toBe("0.051 sto grow");
+    expect(figures()[2]).toBe("0.051 sso far");
+  });
+
+  test.each([
+    ["while another model is loaded", { state: "loading", text: "loading gpt2" }, {}],
+    ["while its lift is measured", { text: "measuring lift" }, {}],
+    ["as a saved copy", {}, { _saved: true }],
+  ])("a tree that is not whole is given no speed %s", async (_when, status, more) => {
+    shown = await show({ _tree: unfinished(), _status: { ...GROWING, ...status }, ...more });
+    expect(figures()[2]).toBe("2 sso far");
+  });
+
+  test.each(["loading", "growing", "error"])(
+    "a tree that is whole keeps its time, though the state is %s",
+    async (state) => {
+      shown = await show({ _status: { ...STATUS, state, text: state } });
+      expect(figures()[2]).toBe("2 sto grow");
+    },
+  );
+
+  test("growth that no kernel goes on with has no speed", async () => {
+    shown = await show({ _tree: unfinished(), _status: GROWING });
+    expect(figures()[2]).toContain("nodes/s");
+    shown.model.fire("comm_live_update");
+    await vi.advanceTimersByTimeAsync(0);
+    expect(shown.find(".sae-chip").textContent).toBe("no kernel");
+    expect(figures()[2]).toBe("2 sso far");
   });
 
   test("nodes are those of the tree that grows, however far the kernel is", async () => {

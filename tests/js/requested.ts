@@ -73,7 +73,7 @@ export function job(more: Partial<Job> = {}): Job {
 
 const HEAD: RequestedPayload = {
   label: "feature 302",
-  stem: "sae_layer_3-feature-302",
+  stem: "dictionary-sae_layer_3-feature-302",
   request: { feature: 302 },
   provenance: { model: {}, sae: {}, versions: {} },
   status: "complete",

@@ -32,8 +32,10 @@ test("what is to be known of the best scale stands beside its answer alone", asy
   const caveat = "The best is at the end.";
   shown = await open({ _scales: { ...SCALES, caveat } });
   expect(answer()).toContain(caveat);
+  expect(chart().getAttribute("aria-valuetext")).toContain(caveat);
   await press(chart(), "ArrowLeft");
   expect(answer()).not.toContain(caveat);
+  expect(chart().getAttribute("aria-valuetext")).not.toContain(caveat);
 });
 
 test("keys go from point to point, and Enter takes the scale", async () => {

@@ -82,7 +82,7 @@ function Scales({ payload }: { payload: ScalesPayload }) {
             }}
             {...(live ? { onChoose: use } : {})}
             text={(index) =>
-              `scale ${short(scale[index])}, ${MEASURES.map(([key, word]) => `${word} ${short(payload[key][index])}`).join(", ")}, answer ${visible(answers[index] ?? "")}`
+              `scale ${short(scale[index])}, ${MEASURES.map(([key, word]) => `${word} ${short(payload[key][index])}`).join(", ")}, answer ${visible(answers[index] ?? "")}${index === best && caveat ? `. ${caveat}` : ""}`
             }
           />
         </section>

@@ -286,6 +286,11 @@ export function connect(model: Model): Synced {
   };
 }
 
+/** The name that a file is saved by, as the kernel gives it. */
+export function savedAs(file: string, about: Pick<Payload, "stem"> | null): string {
+  return about ? `${about.stem}-${file}` : file;
+}
+
 /** Answer from what an exported page carries with it. */
 async function askCopy(model: Model, message: Ask): Promise<File | null> {
   if (message.type !== "export")
@@ -297,8 +302,8 @@ async function askCopy(model: Model, message: Ask): Promise<File | null> {
   const plain = packed.pipeThrough(new DecompressionStream("gzip"));
   const data = new Uint8Array(await new Response(plain).arrayBuffer());
   const [result] = message.file.split(".");
-  const { stem } = model.get(`_${result}`) as Payload;
-  return { name: `${stem}-${message.file}`, mime: found.mime, data };
+  const about = model.get(`_${result}`) as Payload;
+  return { name: savedAs(message.file, about), mime: found.mime, data };
 }
 
 function fileOf(file: { name: string; mime: string; data: DataView }): File {

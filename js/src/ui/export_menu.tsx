@@ -2,7 +2,8 @@
 import { useSignal } from "@preact/signals";
 import { PANELS } from "../panels/index.ts";
 import { useExplorer } from "../state/context.ts";
-import type { Intervention, Value } from "../state/protocol.ts";
+import type { Intervention, Payload, Value } from "../state/protocol.ts";
+import { type Synced, savedAs } from "../state/synced.ts";
 import { visible, visibleToken } from "../text.ts";
 import { save } from "./files.ts";
 import { plain } from "./format.ts";
@@ -18,13 +19,15 @@ const FORMATS: Record<string, string> = {
   dot: "Graphviz DOT",
   svg: "SVG picture",
   png: "PNG picture",
+  html: "HTML report",
 };
 const REPORT = "report.html";
 const PICTURES = ["svg", "png"] as const;
 
 interface Item {
   file: string;
-  text: string;
+  /** What it is named after. */
+  about: Payload | null;
   /** What draws it here; the kernel writes all others. */
   picture?: (typeof PICTURES)[number];
 }
@@ -34,7 +37,7 @@ export function ExportMenu() {
   const { synced, root } = explorer;
   const refuse = useRefuse();
   const busy = useSignal("");
-  const groups = groupsOf(synced.files.value, synced.tree.value !== null);
+  const groups = groupsOf(synced);
 
   async function take({ file, picture }: Item) {
     busy.value = file;
@@ -63,7 +66,7 @@ export function ExportMenu() {
       {(close) => (
         // biome-ignore lint/a11y/noStaticElementInteractions: moves the focus among the items
         <div onKeyDown={walk}>
-          {groups.map(({ title, items }) => (
+          {groups.map(([title, items]) => (
             // biome-ignore lint/a11y/useSemanticElements: a part of a menu
             <div key={title} role="group" aria-label={title} class="sae-menu-group">
               <div class="sae-menu-title" aria-hidden="true">
@@ -75,12 +78,13 @@ export function ExportMenu() {
                   key={item.file}
                   role="menuitem"
                   tabIndex={-1}
+                  title={savedAs(item.file, item.about)}
                   onClick={() => {
                     close();
                     void take(item);
                   }}
                 >
-                  <span>{item.text}</span>
+                  <span>{FORMATS[item.file.split(".")[1]]}</span>
                   <span class="sae-menu-file">{item.file}</span>
                 </button>
               ))}
@@ -97,24 +101,28 @@ function titleOf(name: string): string {
   return PANELS.find((panel) => panel.name === name)?.title ?? name;
 }
 
-function groupsOf(files: string[], tree: boolean): { title: string; items: Item[] }[] {
-  const groups = new Map<string, Item[]>();
-  const put = (title: string, item: Item) =>
-    groups.set(title, [...(groups.get(title) ?? []), item]);
+/** What can be saved, by the title that it stands under. */
+function groupsOf(synced: Synced): [string, Item[]][] {
+  const files = synced.files.value;
+  const tree = synced.tree.value;
+  const groups: Record<string, Item[]> = {};
+  const put = (title: string, item: Item) => {
+    groups[title] = [...(groups[title] ?? []), item];
+  };
   // First, where nobody has to look for it.
   if (files.includes(REPORT)) {
-    put("Everything", { file: REPORT, text: "HTML report" });
+    put("Everything", { file: REPORT, about: firstOf(synced) });
   }
   for (const file of files.filter((name) => name !== REPORT)) {
-    const [result, form] = file.split(".");
-    put(titleOf(result), { file, text: FORMATS[form] ?? form });
+    const [result] = file.split(".");
+    put(titleOf(result), { file, about: synced.result(result).value });
   }
   if (tree) {
     for (const picture of PICTURES) {
-      put(titleOf("tree"), { file: `tree.${picture}`, text: FORMATS[picture], picture });
+      put(titleOf("tree"), { file: `tree.${picture}`, about: tree, picture });
     }
   }
-  return [...groups].map(([title, items]) => ({ title, items }));
+  return Object.entries(groups);
 }
 
 /** Arrow keys, Home and End among the items of a menu. */
@@ -132,11 +140,14 @@ function walk(event: KeyboardEvent & { currentTarget: HTMLElement }) {
   items[next]?.focus();
 }
 
+/** The tree, or what there is of results without it: it says what all are about. */
+function firstOf({ result }: Synced): Payload | null {
+  return PANELS.map(({ name }) => result(name).value).find(Boolean) ?? null;
+}
+
 /** What the results were made from. */
 export function About() {
-  const { synced } = useExplorer();
-  const results = PANELS.map(({ name }) => synced.result(name).value);
-  const source = results.find((result) => result !== null);
+  const source = firstOf(useExplorer().synced);
   return (
     <Popover
       label="About"

@@ -302,7 +302,7 @@ function StatusBar() {
         <Icon name={icon} />
         {word}
       </span>
-      <Figures status={status} />
+      <Figures status={status} growing={kind === "growing"} />
       <Notice />
       <button
         type="button"
@@ -322,12 +322,21 @@ function StatusBar() {
   );
 }
 
-function Figures({ status }: { status: Status }) {
-  const { covered, threshold, seconds, run, state } = status;
+/** `growing`: now, with a kernel that says so. */
+function Figures({ status, growing }: { status: Status; growing: boolean }) {
+  const { covered, threshold, seconds, run, state, text } = status;
   const tree = useExplorer().synced.tree.value;
+  const own = tree?.run === run ? tree : null;
   // Of rows that were lost on the way the status knows before the tree does.
-  const nodes = state === "growing" && tree?.run === run ? tree.count : status.nodes;
+  const nodes = state === "growing" && own ? own.count : status.nodes;
   const known = nodes > 0;
+  // Of a tree that is whole, whatever else is being loaded or grown by now.
+  const whole = own ? own.status !== "partial" : state === "done";
+  // A text of its own tells of other work than growth, such as measuring the lift.
+  const [amount, word, help] =
+    growing && !whole && seconds > 0 && text === state
+      ? [count(nodes / seconds), "nodes/s", "Nodes grown in a second"]
+      : [duration(seconds), whole ? "to grow" : "so far", "Seconds that the tree has grown"];
   return (
     <div class="sae-figures" data-known={known || undefined}>
       <div title={`Nodes of the tree. It is complete down to P = ${plain(threshold)}.`}>
@@ -338,17 +347,10 @@ function Figures({ status }: { status: Status }) {
         <b>{known ? percent(covered) : "–"}</b>
         <span>covered</span>
       </div>
-      {state === "growing" ? (
-        <div title="Nodes grown in a second">
-          <b>{known && seconds > 0 ? count(nodes / seconds) : "–"}</b>
-          <span>nodes/s</span>
-        </div>
-      ) : (
-        <div title="Seconds that the tree took to grow">
-          <b>{known ? duration(seconds) : "–"}</b>
-          <span>to grow</span>
-        </div>
-      )}
+      <div title={help}>
+        <b>{known ? amount : "–"}</b>
+        <span>{word}</span>
+      </div>
     </div>
   );
 }

@@ -1,6 +1,6 @@
 // The diagram as a file: all of what is open, on white, whatever the theme.
 import type { Explorer } from "../state/context.ts";
-import type { File } from "../state/synced.ts";
+import { type File, savedAs } from "../state/synced.ts";
 import { type Shown, show } from "../state/tree.ts";
 import { type Layout, LETTERS, layoutOf, ROW } from "./layout.ts";
 import { type Colours, type Marks, measure, meter, type Pen, paint, type Sight } from "./paint.ts";
@@ -40,15 +40,12 @@ export async function pictureOf(kind: "svg" | "png", explorer: Explorer): Promis
     keep,
   });
   const marks = { ...UNMARKED, tone };
+  const name = savedAs(`tree.${kind}`, tree);
   if (kind === "png") {
     const data = new Uint8Array(await (await pngOf(shown, marks)).arrayBuffer());
-    return { name: `${tree.stem}-tree.png`, mime: "image/png", data };
+    return { name, mime: "image/png", data };
   }
-  return {
-    name: `${tree.stem}-tree.svg`,
-    mime: "image/svg+xml",
-    data: new TextEncoder().encode(svgOf(shown, marks)),
-  };
+  return { name, mime: "image/svg+xml", data: new TextEncoder().encode(svgOf(shown, marks)) };
 }
 
 export function svgOf(shown: Shown, marks = UNMARKED): string {

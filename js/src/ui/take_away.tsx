@@ -2,6 +2,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
+import { savedAs } from "../state/synced.ts";
 import { copy, save } from "./files.ts";
 import { Icon } from "./icon.tsx";
 import { useRefuse } from "./option.ts";
@@ -20,6 +21,9 @@ export function TakeAway(props: {
   const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
   useEffect(() => () => clearTimeout(timer.current), []);
   const refuse = useRefuse();
+
+  const [result] = props.file.split(".");
+  const name = savedAs(props.file, synced.result(result).value);
 
   async function copyRows() {
     await copy(
@@ -52,7 +56,7 @@ export function TakeAway(props: {
         {copied.value ? "Copied" : "Copy"}
       </button>
       {synced.files.value.includes(props.file) && (
-        <button type="button" title={`Save ${props.file}`} onClick={() => saveFile().catch(refuse)}>
+        <button type="button" title={`Save ${name}`} onClick={() => saveFile().catch(refuse)}>
           <Icon name="save" />
           CSV
         </button>

@@ -591,7 +591,7 @@ def write(
             stopped = cancel is not None and cancel.is_set()
             if stopped and written.length < length and not all(written.ended):
                 return "partial"
-    except (KeyboardInterrupt, RuntimeError, MemoryError) as stopped:
+    except (KeyboardInterrupt, RuntimeError, MemoryError, OSError) as stopped:
         memory = out_of_memory(stopped)
         if not memory and not isinstance(stopped, KeyboardInterrupt):
             raise

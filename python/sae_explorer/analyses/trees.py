@@ -308,7 +308,7 @@ def run_many(
         for _ in grower.steps(cancel):
             if progress is not None:
                 progress(grower.progress())
-    except (KeyboardInterrupt, RuntimeError, MemoryError) as stopped:
+    except (KeyboardInterrupt, RuntimeError, MemoryError, OSError) as stopped:
         memory = out_of_memory(stopped)
         if not memory and not isinstance(stopped, KeyboardInterrupt):
             raise

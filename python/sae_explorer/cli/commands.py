@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 import threading
@@ -103,10 +104,16 @@ def report(given: argparse.Namespace) -> int:
         terminal.show(tree_formats.answers(explorer.tree))
     path = given.html
     if path is None:
-        source = subject.provenance(with_sae=tree.uses_sae)
-        path = f"{file_stem(tree.label, source)}.html"
+        path = _new_page(file_stem(tree, subject.provenance(with_sae=tree.uses_sae)))
     terminal.write(explorer.to_html, path)
     return status
+
+
+def _new_page(stem: str) -> str:
+    """Return a name for a report, of which there is no file yet."""
+    others = (f"{stem}-report-{number}.html" for number in itertools.count(2))
+    names = itertools.chain([f"{stem}-report.html"], others)
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def analyse(name: str, given: argparse.Namespace) -> int:

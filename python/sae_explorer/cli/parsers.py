@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _REPORT_SUMMARY = "write everything about a feature as one page that opens anywhere"
 
-_LIST_SUMMARY = "list the SAEs of SAELens' registry"
+_LIST_SUMMARY = "list the SAEs of SAELens' registry, or those of the bundled model"
 
 #: What a subject from the registry or from folders can be allowed, or told.
 SWITCHES = {
@@ -192,8 +192,8 @@ def report_parser() -> Parser:
     parser.add_argument(
         "--html",
         metavar="PATH",
-        help="where the page is written; - for stdout (default: named after the SAE and what is "
-        "explored, such as sae_layer_3-feature-302.html)",
+        help="where the page is written; - for stdout (default: named after what is explored, "
+        "such as dictionary-sae_layer_3-feature-302-report.html; a page that is there stays)",
     )
     return parser
 

@@ -505,7 +505,13 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
             The path, or the page itself where none is given: it is too long for the output of a
             cell.
         """
-        content = self._session.content()
+        text = self._page(self._session.content())
+        if path is None:
+            return text
+        write_text(path, text)
+        return os.fspath(path)
+
+    def _page(self, content: Content) -> str:
         try:
             about = content.subject and describe(content.subject, self._featured)
             shown = {
@@ -522,7 +528,7 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         state["_values"] = _as_json(content.values)
         state["_status"] = content.status.to_dict()
         state["_jobs"] = {name: job.to_dict() for name, job in content.jobs.items()}
-        text = html.page(
+        return html.page(
             state,
             title=self._title(content),
             summary=self._static_summary(content),
@@ -531,10 +537,6 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
                 for file, (result, form) in files_of(content.results).items()
             },
         )
-        if path is None:
-            return text
-        write_text(path, text)
-        return os.fspath(path)
 
     def snapshot(self, height: int = 700) -> html.Snapshot:
         """Return the page of :meth:`to_html` as the output of a cell, which needs no kernel.
@@ -544,7 +546,8 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         height
             In pixels.
         """
-        return html.snapshot(self.to_html(), self._static_summary(self._session.content()), height)
+        content = self._session.content()
+        return html.snapshot(self._page(content), self._static_summary(content), height)
 
     def __repr__(self) -> str:
         where = repr(self.subject) if self.subject is not None else "no model yet"
@@ -721,8 +724,9 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
 
     def _exported(self, file: str) -> dict[str, Any]:
         if file == _REPORT:
-            shown = [*self._session.content().results.values()]
-            mime, text = "text/html", self.to_html()
+            content = self._session.content()
+            shown = [*content.results.values()]
+            mime, text = "text/html", self._page(content)
         else:
             exports = self._session.exports
             if file not in exports:

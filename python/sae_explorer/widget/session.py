@@ -558,7 +558,7 @@ class Session:
             began = time.perf_counter()
             try:
                 going_on = next(steps, _END) is not _END
-            except (RuntimeError, MemoryError) as stopped:
+            except (RuntimeError, MemoryError, OSError) as stopped:
                 if not out_of_memory(stopped):
                     raise
                 if grower.progress().nodes <= 1:
