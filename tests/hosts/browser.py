@@ -67,7 +67,7 @@ class Visit:
         problems = [said for said in self.problems if not any(word in said for word in ignoring)]
         self.requests.clear()
         self.problems.clear()
-        assert (strangers, problems) == ([], [])
+        assert (strangers, problems) == ([], []), (strangers, problems)
 
 
 def executable(playwright: Playwright) -> str:
@@ -151,7 +151,9 @@ def visit(
 
         context.on("request", request)
         context.on("console", console)
-        context.on("weberror", lambda error: seen.problems.append(str(error.error)))
+        context.on(
+            "weberror", lambda error: seen.problems.append(error.error.stack or str(error.error))
+        )
         seen.page.goto(address)
         yield seen
     finally:

@@ -206,6 +206,12 @@ class NotebookPage(WidgetPage):
             "([name, args]) => window.jupyterapp.commands.execute(name, args)", [name, args or {}]
         )
 
+    def change_theme(self, theme: str) -> None:
+        """Change the theme, and wait until what covers the page meanwhile is gone."""
+        self.command("apputils:change-theme", {"theme": theme})
+        # Two of these at a time, and JupyterLab fails to take the second away.
+        expect(self.page.locator("#jupyterlab-splash")).to_have_count(0)
+
     def save(self) -> dict[str, Any]:
         """Save the notebook and return what is in the file."""
         self.command("docmanager:save")

@@ -84,12 +84,12 @@ def notebook(page: NotebookPage) -> Iterator[NotebookPage]:
 def theme(request: pytest.FixtureRequest, notebook: NotebookPage) -> Iterator[str]:
     """Return the theme that JupyterLab has meanwhile."""
     word: str = request.param
-    notebook.command("apputils:change-theme", {"theme": THEMES[word]})
+    notebook.change_theme(THEMES[word])
     expect(
         notebook.page.locator(f"body[data-jp-theme-light={str(word == 'light').lower()}]")
     ).to_have_count(1)
     yield word
-    notebook.command("apputils:change-theme", {"theme": THEMES["light"]})
+    notebook.change_theme(THEMES["light"])
 
 
 @pytest.fixture(scope="module")

@@ -220,11 +220,11 @@ def test_an_analysis_runs_when_it_is_asked_for(notebook: NotebookPage, tmp_path:
 def test_the_widget_follows_the_theme(notebook: NotebookPage, front: Host) -> None:
     try:
         for theme in ("JupyterLab Light", "JupyterLab Dark"):
-            notebook.command("apputils:change-theme", {"theme": theme})
+            notebook.change_theme(theme)
             notebook.expect_theme(dark=theme == "JupyterLab Dark")
             photograph(notebook, f"{front}-{theme.lower().replace(' ', '-')}")
     finally:
-        notebook.command("apputils:change-theme", {"theme": "JupyterLab Light"})
+        notebook.change_theme("JupyterLab Light")
 
 
 @shows("summary")
