@@ -9,6 +9,7 @@ import pytest
 
 from explorers import browser
 from front_end import FrontEnd
+from sae_explorer.widget import html
 from sae_explorer.widget.answers import Answers
 
 if TYPE_CHECKING:
@@ -140,13 +141,13 @@ def test_a_file_is_written_once_however_often_it_is_asked_for_meanwhile(
     explorer = explore().wait()
     front_end = browser(explorer)
     written = itertools.count()
-    write = type(explorer).to_html
+    write = html.page
 
-    def counted(explorer: FeatureExplorer) -> str:
+    def counted(*given: Any, **options: Any) -> str:
         next(written)
-        return write(explorer)
+        return write(*given, **options)
 
-    monkeypatch.setattr(type(explorer), "to_html", counted)
+    monkeypatch.setattr(html, "page", counted)
     message = {"type": "export", "file": "report.html", "rid": "view-1"}
     assert heard(front_end, message)["file"]["data"]
     # It waited behind the first; whoever lost that answer asks anew.
