@@ -60,6 +60,7 @@ $(STATIC)/widget.js: $(FRONT_END) node_modules/ready
 	@npm run --silent build >/dev/null
 
 .venv/demo-ready: .venv/torch-ready pyproject.toml $(STATIC)/widget.js
+	@echo "Installing sae-explorer and the libraries it uses."
 	@$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	@touch $@
 
