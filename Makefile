@@ -7,6 +7,7 @@ STATIC := python/sae_explorer/static
 FRONT_END := package.json package-lock.json $(shell find js -type f)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export NPM_CONFIG_UPDATE_NOTIFIER := false
 
 .PHONY: demo test hosts benchmarks screenshots model clean
 
