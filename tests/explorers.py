@@ -16,7 +16,7 @@ from front_end import FrontEnd
 from sae_explorer import FeatureExplorer, Subject, grow_tree
 from sae_explorer.analyses import ANALYSES, trees
 from sae_explorer.widget import session
-from zoo import build_model, build_sae, build_tokenizer
+from zoo import OPTIONS, build_model, build_sae, build_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,13 +26,6 @@ if TYPE_CHECKING:
 
     from sae_explorer import DefinitionTree
 
-OPTIONS: dict[str, Any] = {
-    "weights": "decoder",
-    "scale": 2.0,
-    "cutoff": 1e-3,
-    "max_depth": 6,
-    "ghost_token": "<unused0>",
-}
 #: What makes each of the analyses that run on request small enough for a tiny model.
 SMALL: dict[str, dict[str, Any]] = {
     "steering": {"text": "the", "strengths": (0.5, 1.0), "max_tokens": 4},

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import os
-
 import pytest
 import torch
 
 from sae_explorer.errors import out_of_memory
-
-#: How a device and the system say that memory ran out.
-NO_MEMORY = (
-    torch.OutOfMemoryError("no room"),
-    OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
-)
+from zoo import NO_MEMORY
 
 
 def test_out_of_memory_is_known_however_a_device_says_it() -> None:

@@ -25,9 +25,8 @@ from sae_explorer.model.generation import text_ids
 from sae_explorer.model.interventions import Clamp
 from sae_explorer.request import from_text, schema
 from sae_explorer.text import visible
-from test_errors import NO_MEMORY
 from test_generation import BLOCKS, FEATURE, TEXT, ending_in, hooks_of, subject_of
-from zoo import build_model, build_sae, build_tokenizer
+from zoo import NO_MEMORY, build_model, build_sae, build_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -27,16 +27,7 @@ from sae_explorer import (
 )
 from sae_explorer.analyses.trees import TreeGrower, TreeRequest
 from sae_explorer.model import decoding
-from test_errors import NO_MEMORY
-from zoo import build_model, build_sae, build_tokenizer
-
-OPTIONS: dict[str, Any] = {
-    "weights": "decoder",
-    "scale": 2.0,
-    "cutoff": 1e-3,
-    "max_depth": 6,
-    "ghost_token": "<unused0>",
-}
+from zoo import NO_MEMORY, OPTIONS, build_model, build_sae, build_tokenizer
 
 #: Examples that grow trees take long; hypothesis must not take that for a failure.
 grown = settings(

@@ -9,8 +9,7 @@ import torch
 
 from explorers import OPTIONS, Breaking, Gate, assert_same, browser, subject
 from sae_explorer import ExplorerError, FeatureExplorer, Subject, grow_tree
-from test_errors import NO_MEMORY
-from zoo import build_model, build_tokenizer
+from zoo import NO_MEMORY, build_model, build_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,6 +14,8 @@ sinks (gpt_oss), and recurrent layers that keep one state in place of keys and v
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -49,6 +51,19 @@ from transformers.pytorch_utils import Conv1D
 VOCAB_SIZE = 320
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unused0>", "<unused1>")
 WINDOW = 6  # positions a sliding layer sees, itself included: less than half of any test prompt
+#: Of a tree that the models answer with many nodes.
+OPTIONS: dict[str, Any] = {
+    "weights": "decoder",
+    "scale": 2.0,
+    "cutoff": 1e-3,
+    "max_depth": 6,
+    "ghost_token": "<unused0>",
+}
+#: How a device and the system say that memory ran out.
+NO_MEMORY = (
+    torch.OutOfMemoryError("no room"),
+    OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+)
 
 
 @dataclass(frozen=True)
