@@ -11,6 +11,7 @@ import torch
 
 from explorers import (
     OPTIONS,
+    REQUESTED,
     Breaking,
     Counted,
     Gate,
@@ -21,8 +22,9 @@ from explorers import (
     stopped,
     subject,
 )
-from front_end import Rows
+from front_end import FrontEnd, Rows
 from sae_explorer import ExplorerError, FeatureExplorer, Subject, grow_tree
+from sae_explorer.widget.panels import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +61,25 @@ def test_explorer_is_there_at_once_and_goes_from_loading_to_done(
     assert front_end.state["_subject"]["model"] == explorer.subject.model_id
     assert front_end.state["_subject"]["featured"][0].keys() == {"feature", "label"}
     explorer.close()
+
+
+def test_whoever_asks_while_it_is_made_finds_its_state_whole(
+    explore: Callable[..., FeatureExplorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[dict[str, Any]] = []
+    hear = FrontEnd.hear
+
+    def listen(front_end: FrontEnd, data: dict[str, Any], buffers: Any) -> None:
+        heard.append(data)
+        hear(front_end, data, buffers)
+
+    monkeypatch.setattr(FrontEnd, "hear", listen)
+    explore()
+    # A page that is loaded just now makes its view of what opens the line to it.
+    state = next(data["state"] for data in heard if "_esm" in data["state"])
+    assert state["_status"] == Status().to_dict()
+    assert set() < {control["name"] for control in state["_controls"]} <= state["_values"].keys()
+    assert list(state["_jobs"]) == REQUESTED
 
 
 def test_streamed_rows_make_the_tree(

@@ -280,12 +280,14 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         self._session = Session(load, add or _added, given, self)
         self._featured = featured or {}
         self._context = contextvars.copy_context()
-        super().__init__()
         # What the controls go back to is what the explorer was made with.
         initial = _as_json(self._session.initial())
         self._controls = [{**OPTIONS[name], "default": value} for name, value in initial.items()]
         self._store(self._session.values)
         self.show_jobs(self._session.requested.states)
+        self.show_status(self._session.status)
+        # This opens the line to the browser, which may ask for all there is from now on.
+        super().__init__()
         self.on_msg(self._hear)
         self._session.start()
 
