@@ -23,7 +23,7 @@ test("the best scale is where one begins, marked beside the one in use", async (
   expect(shown.find(".sae-sweep").textContent).toContain("in use");
   expect(shown.el.querySelectorAll(".sae-sweep .sae-chart").length).toBe(3);
   expect(chart().getAttribute("aria-valuetext")).toBe(
-    `scale 4, Self-similarity 0.7, Cross-entropy 4, Composite 0.2, answer ${HOSTILE.slice(0, -1)}<U+202E>`,
+    `scale 4, Composite 0.2, Self-similarity 0.7, Cross-entropy 4, answer ${HOSTILE.slice(0, -1)}<U+202E>`,
   );
   expect(shown.el.querySelector("img")).toBeNull();
 });

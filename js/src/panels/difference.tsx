@@ -78,7 +78,7 @@ function Against() {
       </label>
       {word !== PLAIN && (
         <Entry
-          class={word ? "sae-number" : "sae-line"}
+          class={word && word !== "weights" ? "sae-number" : "sae-line"}
           label={word ? `Other ${word}` : "Option and value"}
           text={pending.value !== null ? "" : word ? value : text}
           placeholder={word ? "value" : "top_k=10"}

@@ -28,7 +28,9 @@ export function ScalePanel() {
 /** How near two scales stand, as a logarithm, for their words to meet. */
 const NEAR = 0.45;
 
+/** The one that decides first: there may be no room for all of them. */
 const MEASURES = [
+  ["composite", "Composite", "What the other two come to: the best scale has the largest."],
   [
     "self_similarity",
     "Self-similarity",
@@ -39,7 +41,6 @@ const MEASURES = [
     "Cross-entropy",
     "Of the answer's first token to what the mean embedding is answered, in nats: how far it has left what the prompt makes likely.",
   ],
-  ["composite", "Composite", "What both come to: the best scale has the largest."],
 ] as const;
 
 function Scales({ payload }: { payload: ScalesPayload }) {

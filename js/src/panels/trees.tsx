@@ -1,20 +1,18 @@
 // The definition tree, as an outline or as a diagram.
 import type { ComponentChildren } from "preact";
-import { useMemo, useRef } from "preact/hooks";
+import { useMemo } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
 import type { TreeData } from "../state/tree.ts";
 import { visible } from "../text.ts";
-import { Diagram, type DiagramTools } from "../ui/diagram.tsx";
+import { Diagram } from "../ui/diagram.tsx";
 import { count, plain } from "../ui/format.ts";
 import { HoverCard, NodeFacts } from "../ui/hover_card.tsx";
 import { Icon } from "../ui/icon.tsx";
 import { LookNotes, LookTools } from "../ui/look_tools.tsx";
 import { Outline } from "../ui/outline.tsx";
 import { type Reading, readingOf } from "../ui/reading.ts";
-import { Tool, TreeTools } from "../ui/tree_tools.tsx";
+import { TreeTools } from "../ui/tree_tools.tsx";
 import { type TreeView, useTreeView } from "../ui/tree_view.ts";
-
-const ZOOM_STEP = 1.3;
 
 export function TreePanel() {
   const { tree, status } = useExplorer().synced;
@@ -102,32 +100,13 @@ export function TreeFrame(props: {
 }) {
   const { label, tree, reading, tools, notes, children } = props;
   const view = useTreeView(tree, reading);
-  const diagram = useRef<DiagramTools>(null);
   const drawn = useExplorer().local.drawing.value === "diagram";
   const pointed = view.pointed.value;
   return (
     <div class="sae-panel sae-tree">
-      <TreeTools view={view} more={tools} notes={notes}>
-        {drawn && (
-          <span class="sae-tool">
-            <Tool
-              name="minus"
-              label="Zoom out"
-              onClick={() => diagram.current?.zoom(1 / ZOOM_STEP)}
-            />
-            <Tool name="plus" label="Zoom in" onClick={() => diagram.current?.zoom(ZOOM_STEP)} />
-            <button type="button" title="Show all of it  0" onClick={() => diagram.current?.fit()}>
-              Fit
-            </button>
-          </span>
-        )}
-      </TreeTools>
+      <TreeTools view={view} more={tools} notes={notes} />
       <div class="sae-drawing">
-        {drawn ? (
-          <Diagram view={view} label={label} tools={diagram} />
-        ) : (
-          <Outline view={view} label={label} />
-        )}
+        {drawn ? <Diagram view={view} label={label} /> : <Outline view={view} label={label} />}
         {pointed && pointed.row < tree.count && <HoverCard view={view} at={pointed} />}
         {children}
       </div>

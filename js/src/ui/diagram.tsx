@@ -1,12 +1,12 @@
 // The tree as a diagram on a canvas, from left to right: pan, zoom, fold, walk.
 import { useSignal } from "@preact/signals";
-import type { Ref } from "preact";
-import { useEffect, useImperativeHandle, useLayoutEffect, useMemo, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { useExplorer } from "../state/context.ts";
 import { childrenOf } from "../state/tree.ts";
 import { nodeInWords } from "./hover_card.tsx";
 import { type Layout, layoutOf, nodeAt, ROW } from "./layout.ts";
 import { type Colours, measure, meter, paint, type Sight } from "./paint.ts";
+import { Tool } from "./tree_tools.tsx";
 import { pressShared, type TreeView } from "./tree_view.ts";
 
 /** Room around the drawing, in pixels. */
@@ -18,13 +18,7 @@ const READABLE = 0.85;
 const STILL = 4;
 const ZOOM_STEP = 1.3;
 
-export interface DiagramTools {
-  zoom(factor: number): void;
-  fit(): void;
-}
-
-export function Diagram(props: { view: TreeView; label: string; tools: Ref<DiagramTools> }) {
-  const { view, label, tools } = props;
+export function Diagram({ view, label }: { view: TreeView; label: string }) {
   const explorer = useExplorer();
   const { tree, shown, selected, found, reading } = view;
   const { tone } = reading;
@@ -114,13 +108,10 @@ export function Diagram(props: { view: TreeView; label: string; tools: Ref<Diagr
     sight.current = { ...sight.current, x: x - dx / across, y: y - dy / down };
     redraw();
   }
-  useImperativeHandle(tools, () => ({
-    zoom: (factor) => zoom(factor),
-    fit() {
-      follows.current = false;
-      fitAll();
-    },
-  }));
+  function fit() {
+    follows.current = false;
+    fitAll();
+  }
 
   useEffect(() => {
     const element = canvas.current as HTMLCanvasElement;
@@ -203,10 +194,8 @@ export function Diagram(props: { view: TreeView; label: string; tools: Ref<Diagr
     } else if (event.key === "Home") view.select(0);
     else if (event.key === "+" || event.key === "=") zoom(ZOOM_STEP);
     else if (event.key === "-") zoom(1 / ZOOM_STEP);
-    else if (event.key === "0") {
-      follows.current = false;
-      fitAll();
-    } else return;
+    else if (event.key === "0") fit();
+    else return;
     event.preventDefault();
   }
   /** The next node of the same depth, of other parents. */
@@ -238,10 +227,7 @@ export function Diagram(props: { view: TreeView; label: string; tools: Ref<Diagr
       if (now.shown.size[row] > 1) view.toggle(row);
       return true;
     },
-    fit() {
-      follows.current = false;
-      fitAll();
-    },
+    fit,
     point(px, py) {
       const now = scene.current.layout;
       const index = px < 0 ? -1 : hit(px, py);
@@ -265,6 +251,13 @@ export function Diagram(props: { view: TreeView; label: string; tools: Ref<Diagr
         aria-label={`${label}, as a diagram. Arrow keys walk along the tree, Enter folds, plus and minus zoom, 0 fits.`}
         onKeyDown={press}
       />
+      <span class="sae-zoom">
+        <Tool name="minus" label="Zoom out" onClick={() => zoom(1 / ZOOM_STEP)} />
+        <Tool name="plus" label="Zoom in" onClick={() => zoom(ZOOM_STEP)} />
+        <button type="button" title="Show all of it  0" onClick={fit}>
+          Fit
+        </button>
+      </span>
       <p class="sae-hint">
         {cut.value && "Not all of it is in view: Fit, or 0, shows it. "}
         {hint}

@@ -27,14 +27,12 @@ const HELP = {
 
 export function TreeTools(props: {
   view: TreeView;
-  /** Of the drawing. */
-  children?: ComponentChildren;
   /** Of this tree. */
   more?: ComponentChildren;
   /** What these do. */
   notes?: ComponentChildren;
 }) {
-  const { view, children, more, notes } = props;
+  const { view, more, notes } = props;
   const explained = useSignal(false);
   const help = useUnique();
   const { local } = useExplorer();
@@ -55,7 +53,6 @@ export function TreeTools(props: {
           local.drawing.value = drawing;
         }}
       />
-      {children}
       <Search view={view} />
       <span class="sae-tool">
         <label>
