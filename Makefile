@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NPM_CONFIG_UPDATE_NOTIFIER := false
 
-.PHONY: demo test hosts benchmarks screenshots model clean
+.PHONY: demo test hosts races benchmarks screenshots model clean
 
 demo: .venv/demo-ready $(STATIC)/widget.js
 	@$(BIN)/sae-explorer demo
@@ -25,6 +25,10 @@ test: .venv/test-ready $(STATIC)/widget.js
 # Runs the tests in all notebook hosts and writes the README's table of them.
 hosts: .venv/test-ready $(STATIC)/widget.js
 	$(BIN)/python -m pytest tests/hosts --write-hosts
+
+# Runs them with everything late now and then, in an hour or so: what fails is a race.
+races: .venv/test-ready $(STATIC)/widget.js
+	PYTHONPATH=tests $(BIN)/python -m pytest -p hosts.adversity tests/hosts --numprocesses 3 --dist loadfile
 
 benchmarks: .venv/test-ready $(STATIC)/widget.js
 	$(BIN)/python tests/benchmarks/trees.py

@@ -110,6 +110,8 @@ class FrontEnd:
         self.statuses: list[dict[str, Any]] = []
         self.appends: list[dict[str, Any]] = []
         self.replies: dict[Any, dict[str, Any]] = {}
+        #: Numbers of what was asked again while it was being done.
+        self.doing: list[Any] = []
         self.rows: Rows | None = None
         #: Rows that were seen to be missing: ``(run, first)`` to ask for.
         self.gap: tuple[int, int] | None = None
@@ -147,6 +149,9 @@ class FrontEnd:
     def _told(self, content: dict[str, Any]) -> None:
         if content["type"] == "reply":
             self.replies[content["rid"]] = content
+            return
+        if content["type"] == "doing":
+            self.doing.append(content["rid"])
             return
         if content["type"] == "partial":
             return  # what comes of it is in the trait of the analysis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -59,6 +60,31 @@ def test_a_message_that_is_being_done_is_not_begun_again() -> None:
 
     assert answers.to(told, answer) == {"ok": True}
     assert next(done) == 1
+
+
+def test_who_asks_again_meanwhile_hears_that_it_is_being_done(
+    explore: Callable[..., FeatureExplorer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explorer = explore().wait()
+    front_end = browser(explorer)
+    begun, go_on = threading.Event(), threading.Event()
+    repeat = explorer._session.repeat
+
+    def slowly(run: Any) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        repeat(run)
+
+    monkeypatch.setattr(explorer._session, "repeat", slowly)
+    hello = {"type": "hello", "run": None, "rid": "view-1"}
+    first = threading.Thread(target=front_end.send, args=(hello,))
+    first.start()
+    assert begun.wait(60)
+    front_end.send(hello)
+    assert (front_end.doing, "view-1" in front_end.replies) == (["view-1"], False)
+    go_on.set()
+    first.join()
+    assert front_end.replies["view-1"]["ok"]
 
 
 def test_only_the_last_answers_are_remembered() -> None:

@@ -1,4 +1,4 @@
-"""Asks a notebook's kernel beside its cells, and whether what was exported is what it has."""
+"""Asks a notebook's kernel beside its cells, holds up the model in it, checks what was exported."""
 
 from __future__ import annotations
 
@@ -31,6 +31,43 @@ def python(notebook: NotebookPage, code: str) -> str:
     """Run code in the kernel of a notebook, which takes no note of it; return what it printed."""
     printed: str = notebook.page.evaluate(_EXECUTE, code)
     return printed.strip()
+
+
+#: A cell with a model whose forwards can be slow, held up, some of them later than now, or fail.
+MODEL = """\
+import threading, time
+from sae_explorer import FeatureExplorer, Subject
+from sae_explorer.loading.demo import DIRECTION
+
+go, left, pause, broken = threading.Event(), 0, 0.0, False
+go.set()
+
+def each_forward(*_):
+    global left
+    left -= 1
+    if left < 0:
+        go.wait()
+    time.sleep(pause)
+    if broken:
+        raise RuntimeError("The device is out of memory.")
+
+def as_new():
+    global pause, broken
+    go.set()
+    pause, broken = 0.0, False
+
+subject = Subject.demo()
+subject.model.register_forward_pre_hook(each_forward)"""
+
+
+def hold(notebook: NotebookPage, forwards: int, pause: float = 0.0) -> None:
+    """Let :data:`MODEL` do so many forwards more, each so many seconds late, and then none."""
+    python(notebook, f"left, pause = {forwards}, {pause}\ngo.clear()")
+
+
+def let_go(notebook: NotebookPage) -> None:
+    """Let it go on, after time enough for what the page has said before to be heard."""
+    python(notebook, "time.sleep(1)\ngo.set()")
 
 
 def digest(result: Result) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from playwright.sync_api import expect
 
-from hosts.asking import python
+from hosts.asking import MODEL, hold, let_go, python
 from hosts.browser import visit
 from hosts.jupyterlab import made_anew, prepared
 from hosts.page import photograph, state
@@ -31,29 +31,9 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"
 IMPACTS = ["minor", "moderate", "serious", "critical"]
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 
-#: A model whose forwards can be held up, some of them later than now, or made to fail.
-MODEL = """\
-import threading
-from sae_explorer import FeatureExplorer, Subject
-from sae_explorer.loading.demo import DIRECTION
-
-go, left, broken = threading.Event(), 0, False
-go.set()
-
-def each_forward(*_):
-    global left
-    left -= 1
-    if left < 0:
-        go.wait()
-    if broken:
-        raise RuntimeError("The device is out of memory.")
-
-subject = Subject.demo()
-subject.model.register_forward_pre_hook(each_forward)
-print("ready")"""
+READY = f"{MODEL}\nprint('ready')"
 MAKE = """\
-go.set()
-broken = False
+as_new()
 explorer = FeatureExplorer(302, subject=subject, against="weights=encoder", **DIRECTION)
 explorer"""
 #: An explorer that loads until ``gate`` is open.
@@ -69,7 +49,7 @@ REQUESTED = ["Difference", "Steering", "Dose-response", "Scale", "Closed loop"]
 
 @pytest.fixture(scope="module")
 def page(lab: Lab, browser: Browser) -> Iterator[NotebookPage]:
-    with prepared(lab, browser, [MODEL, MAKE, ""], "accessibility.ipynb") as notebook:
+    with prepared(lab, browser, [READY, MAKE, ""], "accessibility.ipynb") as notebook:
         yield notebook
 
 
@@ -237,13 +217,13 @@ def test_axe_finds_nothing_serious_in_an_analysis_on_request(
         summary.click()
     judge.look(widget, f"{title}, idle")
     # So many forwards find something; the sweep over scales takes hardly more than one.
-    python(notebook, f"left = {0 if title == 'Scale' else 8}; go.clear()")
+    hold(notebook, 0 if title == "Scale" else 8)
     press(panel, "Run")
     bar(panel, "running")
     photograph(notebook, f"{judge.theme}-{title}-running")
     judge.look(widget, f"{title}, running")
     press(panel, "Cancel")
-    python(notebook, "go.set()")
+    let_go(notebook)
     expect(panel.get_by_role("button", name="Run")).to_be_visible(timeout=60_000)
     judge.look(widget, f"{title}, stopped")
     panel.get_by_role("button", name="Run").click()
@@ -262,11 +242,12 @@ def test_axe_finds_nothing_serious_while_a_tree_comes_to_be(
     notebook: NotebookPage, judge: Judge
 ) -> None:
     widget = notebook.widget
-    python(notebook, "left = 20; go.clear()\nexplorer.cutoff = 1e-8")
+    hold(notebook, 20)
+    python(notebook, "explorer.cutoff = 1e-8")
     state(notebook, "growing")
     judge.look(widget, "header, growing")
     press(widget, "Cancel")
-    python(notebook, "go.set()")
+    let_go(notebook)
     state(notebook, "partial")
     judge.look(widget, "header, partial")
     python(notebook, "explorer.cutoff = 0.99")
@@ -555,12 +536,13 @@ def test_nothing_moves_where_motion_is_not_wanted(notebook: NotebookPage) -> Non
     assert moving(late, "reduce") == 0
     assert moving(late, "no-preference") > 0
     python(notebook, "gate.set()\nSubject.demo = load")
-    python(notebook, "left = 20; go.clear()\nexplorer.cutoff = 1e-8")
+    hold(notebook, 20)
+    python(notebook, "explorer.cutoff = 1e-8")
     state(notebook, "growing")
     assert moving(notebook.widget, "reduce") == 0
     assert moving(notebook.widget, "no-preference") > 0
     press(notebook.widget, "Cancel")
-    python(notebook, "go.set()")
+    let_go(notebook)
     state(notebook, "partial")
 
 

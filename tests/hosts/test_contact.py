@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from hosts.asking import python
+from hosts.asking import MODEL, hold, python
 from hosts.browser import visit
 from hosts.jupyterlab import NotebookPage, written
 from hosts.page import photograph, state
@@ -25,14 +25,8 @@ if TYPE_CHECKING:
 
     from hosts.jupyterlab import Lab
 
-MAKE = """\
-import time
-from sae_explorer import FeatureExplorer, Subject
-from sae_explorer.loading.demo import DIRECTION
-
-pause = 0.0
-subject = Subject.demo()
-subject.model.register_forward_pre_hook(lambda *_: time.sleep(pause))
+MAKE = f"""\
+{MODEL}
 explorer = FeatureExplorer(302, subject=subject, **DIRECTION)
 asked = []
 explorer.observe(lambda change: asked.append(change.new), "feature")
@@ -46,8 +40,10 @@ LOST = (
 )
 #: Seconds for which a page is held up.
 SLEPT = 15
-#: Seconds of each forward while a tree is to be seen growing.
-SLOW = 0.4
+#: A tree is held up after so many forwards, each of which takes so many seconds.
+MIDST, SLOW = 4, 0.4
+#: Seconds after which it grows on: by then its page sleeps, or its line loses what is said.
+SOON = 4.0
 
 
 class Wire:
@@ -103,13 +99,18 @@ def made(notebook: NotebookPage) -> None:
     expect(notebook.rows.first).to_be_visible()
 
 
-def grow_slowly(notebook: NotebookPage, feature: int) -> None:
-    """Ask for another feature, and wait until its tree is seen growing."""
-    python(notebook, f"pause = {SLOW}")
+def grow_in_part(notebook: NotebookPage, feature: int) -> None:
+    """Ask for another feature, and wait until its tree is seen, and grows no further."""
+    hold(notebook, MIDST, SLOW)
     notebook.enter("Feature to show", str(feature))
     tree = notebook.widget.get_by_role("tree")
     notebook.until(lambda: f"feature {feature}" in (tree.get_attribute("aria-label") or ""))
     state(notebook, "growing")
+
+
+def grow_on_soon(notebook: NotebookPage) -> None:
+    """Let the tree grow on when the kernel cannot be asked any more."""
+    python(notebook, f"threading.Timer({SOON}, go.set).start()")
 
 
 def expect_what_python_has(notebook: NotebookPage, feature: int) -> None:
@@ -251,7 +252,7 @@ def test_the_end_of_a_kernel_is_said_and_its_last_result_kept(
 
 def test_a_kernel_that_dies_while_a_tree_grows_is_found_out(notebook: NotebookPage) -> None:
     made(notebook)
-    grow_slowly(notebook, 17)
+    grow_in_part(notebook, 17)
     os.kill(int(python(notebook, "import os; print(os.getpid())")), signal.SIGKILL)
     state(notebook, "lost")
     expect(notebook.widget.get_by_role("alert").first).to_contain_text(LOST)
@@ -260,11 +261,12 @@ def test_a_kernel_that_dies_while_a_tree_grows_is_found_out(notebook: NotebookPa
 
 def test_a_page_that_slept_while_a_tree_grew_shows_the_whole(notebook: NotebookPage) -> None:
     made(notebook)
-    grow_slowly(notebook, 17)
+    grow_in_part(notebook, 17)
     notebook.page.evaluate(
         "() => { window.ticks = []; setInterval(() => window.ticks.push(performance.now()), 100); }"
     )
     notebook.page.wait_for_timeout(1000)
+    grow_on_soon(notebook)
     browser = notebook.page.context.new_cdp_session(notebook.page)
     browser.send("Debugger.enable")
     browser.send("Debugger.pause")
@@ -281,7 +283,8 @@ def test_a_page_that_slept_while_a_tree_grew_shows_the_whole(notebook: NotebookP
 
 def test_what_was_lost_on_a_line_is_asked_for(wire: Wire, notebook: NotebookPage) -> None:
     made(notebook)
-    grow_slowly(notebook, 17)
+    grow_in_part(notebook, 17)
+    grow_on_soon(notebook)
     wire.losing = True
     notebook.page.wait_for_timeout(12_000)
     wire.losing = False
@@ -300,10 +303,11 @@ def test_a_change_that_was_lost_on_a_line_is_made_once(wire: Wire, notebook: Not
 
 def test_a_line_that_was_cut_is_mended_without_a_gap(wire: Wire, notebook: NotebookPage) -> None:
     made(notebook)
-    grow_slowly(notebook, 17)
+    grow_in_part(notebook, 17)
+    grow_on_soon(notebook)
     wire.losing = True
     wire.cut()
-    notebook.page.wait_for_timeout(2000)
+    notebook.page.wait_for_timeout(1000 * (SOON + 1))
     wire.losing = False
     expect_what_python_has(notebook, 17)
     notebook.enter("Feature to show", "19")

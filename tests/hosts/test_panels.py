@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from playwright.sync_api import expect
 
-from hosts.asking import digest, digest_in_python, python
+from hosts.asking import MODEL, digest, digest_in_python, hold, let_go, python
 from hosts.browser import visit
 from hosts.jupyterlab import NotebookPage, made_anew, prepared
 from hosts.page import photograph, state
@@ -32,23 +32,15 @@ if TYPE_CHECKING:
     from hosts.jupyterlab import Lab
     from sae_explorer.results import Result
 
-#: One model for all tests, which can be made to take its time.
-MODEL = """\
-import time
-from sae_explorer import FeatureExplorer, Subject
-from sae_explorer.loading.demo import DIRECTION
-
-pause = 0.0
-subject = Subject.demo()
-subject.model.register_forward_pre_hook(lambda *_: time.sleep(pause))
-print("ready")"""
+#: One model for all tests.
+READY = f"{MODEL}\nprint('ready')"
 MAKE = """\
-pause = 0.0
+as_new()
 explorer = FeatureExplorer(302, subject=subject, against="weights=encoder", **DIRECTION)
 explorer"""
 MAKE_CELL, FREE_CELL = 1, 2
-#: Seconds that each forward takes where a run is to be stopped: some stages of it are seen.
-SLOW = 0.4
+#: Seconds that each forward takes where a run is to be stopped: some stages of it are told.
+SLOW = 0.25
 
 
 @dataclass(frozen=True)
@@ -65,6 +57,8 @@ class Case:
     #: Asks for what cannot be, in the panel or from Python.
     spoil: Callable[[Locator, NotebookPage], None]
     complaint: str
+    #: After so many forwards something has been found, and not yet everything.
+    midst: int
 
     def __str__(self) -> str:
         return self.name
@@ -95,6 +89,7 @@ CASES = [
         lambda panel: fill(against(panel, "scale"), "Other scale", "2"),
         lambda panel, _: fill(against(panel, "feature"), "Other feature", "99999"),
         "There is no feature 99999",
+        4,
     ),
     Case(
         "steering",
@@ -104,6 +99,7 @@ CASES = [
         lambda panel: fill(panel, "Add to strengths", "2"),
         lambda panel, _: fill(settings(panel, "More options"), "Max tokens", "200"),
         "reads 128 at most",
+        8,
     ),
     Case(
         "dose",
@@ -113,6 +109,7 @@ CASES = [
         lambda panel: fill(panel, "Add to targets", " car"),
         lambda panel, _: fill(panel, "Add to targets", " no single token"),
         "is no single token",
+        6,
     ),
     Case(
         "scales",
@@ -122,6 +119,7 @@ CASES = [
         lambda panel: fill(settings(panel), "Add to grid", "0.2, 0.5, 1, 2"),
         lambda _, notebook: python(notebook, "explorer.token = ' car'"),
         "without a scale",
+        4,
     ),
     Case(
         "loop",
@@ -131,6 +129,7 @@ CASES = [
         lambda panel: fill(settings(panel), "Definitions", "10"),
         lambda panel, _: fill(settings(panel), "Template", "hello"),
         "it must hold {definition} once",
+        21,
     ),
 ]
 every_panel = pytest.mark.parametrize("case", CASES, ids=str)
@@ -143,7 +142,7 @@ def choose(panel: Locator, name: str, word: str) -> None:
 @pytest.fixture(scope="module")
 def page(lab: Lab, browser: Browser) -> Iterator[NotebookPage]:
     """Return one notebook for all tests; in the end nothing went wrong and nobody was asked."""
-    with prepared(lab, browser, [MODEL, MAKE, ""], "panels.ipynb") as notebook:
+    with prepared(lab, browser, [READY, MAKE, ""], "panels.ipynb") as notebook:
         yield notebook
 
 
@@ -217,13 +216,14 @@ def test_a_panel_shows_and_gives_away_what_it_found_until_an_option_changes(
 @every_panel
 def test_a_panel_that_is_stopped_keeps_what_it_has(notebook: NotebookPage, case: Case) -> None:
     panel = panel_of(notebook, case)
-    python(notebook, f"pause = {SLOW}")
+    hold(notebook, case.midst, SLOW)
     press(panel, "Run")
     bar(panel, "running")
     # What it has found so far is shown while it runs.
     expect(shown(panel, case)).to_be_visible(timeout=30_000)
     photograph(notebook, f"{case.name}-running")
     press(panel, "Cancel")
+    let_go(notebook)
     expect(bar(panel, "partial")).to_contain_text("stopped before its end")
     expect(shown(panel, case)).to_be_visible()
     state(notebook, "done")
@@ -387,7 +387,7 @@ def test_a_panel_is_used_with_the_keyboard_alone(notebook: NotebookPage) -> None
 def test_a_page_reloaded_in_mid_run_finds_it_going_on(notebook: NotebookPage) -> None:
     steering = CASES[1]
     panel = panel_of(notebook, steering)
-    python(notebook, f"pause = {SLOW}")
+    hold(notebook, steering.midst, SLOW)
     press(panel, "Run")
     expect(shown(panel, steering)).to_be_visible(timeout=30_000)
     notebook.save()
@@ -397,7 +397,7 @@ def test_a_page_reloaded_in_mid_run_finds_it_going_on(notebook: NotebookPage) ->
     bar(panel, "running")
     expect(shown(panel, steering)).to_be_visible(timeout=30_000)
     photograph(notebook, "reloaded-in-mid-run")
-    python(notebook, "pause = 0.0")
+    python(notebook, "as_new()")
     bar(panel, "done")
 
 

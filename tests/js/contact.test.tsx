@@ -277,6 +277,32 @@ describe("a kernel that has ended", () => {
     expectLost();
   });
 
+  test("is not taken for one that is still at what it was asked before", async () => {
+    await greeted();
+    const callbacks: { iopub: { status(told: unknown): void } }[] = [];
+    const rids: unknown[] = [];
+    shown.model.send = (content, own) => {
+      rids.push((content as { rid: string }).rid);
+      callbacks.push(own as never);
+    };
+    await write(field(), "8", "Enter");
+    await pass(3);
+    // The question was sent again, and has gone past the first in another thread of the kernel.
+    for (let asked = 1; asked < 4; asked += 1) {
+      expect(rids.length).toBeGreaterThan(asked);
+      const idle = () => callbacks[asked].iopub.status({ content: { execution_state: "idle" } });
+      const doing = () => shown.model.tell({ type: "doing", rid: rids[asked] });
+      // Hosts hand on both in either order.
+      for (const told of asked % 2 ? [doing, idle] : [idle, doing]) told();
+      await pass(3 * 2 ** asked);
+      expect(chip()).toBe("waiting");
+    }
+    expect(new Set(rids).size).toBe(1);
+    shown.model.tell({ type: "reply", rid: rids[0], ok: true });
+    await pass(1);
+    expect(chip()).toBe("done");
+  });
+
   test("leaves an end to what was going on, and only what needs no kernel", async () => {
     await greeted({ _status: { ...DONE, state: "growing" } });
     await act(async () => shown.model.fire("comm_live_update"));

@@ -74,6 +74,8 @@ export interface Line<Answer> {
   heard(): void;
   /** Take an answer; it may be another view's. */
   answered(reply: Reply): void;
+  /** Take note that a question is being dealt with, so that its answer comes later. */
+  atIt(rid: string): void;
   /** Take note that the host has lost its kernel. */
   broken(): void;
   close(): void;
@@ -281,6 +283,10 @@ export function openLine<Answer>(
     pending,
     ask,
     answered,
+    atIt(rid) {
+      const question = open.get(rid);
+      if (question) Object.assign(question, { idle: null, unanswered: 0 });
+    },
     broken,
     heard() {
       heardAt = Date.now();

@@ -321,6 +321,8 @@ export type Tell =
       gone?: true;
     }
   | { type: "reply"; rid: string; ok: false; error: string }
+  /** It was heard before, and is not done with: the reply comes later. */
+  | { type: "doing"; rid: string }
   | { type: "status"; status: Status }
   /** What an analysis has found so far while it runs; the whole comes in its trait. */
   | { type: "partial"; panel: string; payload: Payload }

@@ -191,6 +191,8 @@ export function connect(model: Model): Synced {
       });
     } else if (content.type === "partial") {
       partials.value = { ...partials.value, [content.panel]: content.payload };
+    } else if (content.type === "doing") {
+      line?.atIt(content.rid);
     } else if (content.type === "reply") {
       line?.answered(content);
       if (contact.peek() === "live" && refusal.peek() === LOST) refusal.value = null;

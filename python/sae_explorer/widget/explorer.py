@@ -660,8 +660,8 @@ class FeatureExplorer(_Widget):  # type: ignore[misc]
         except BaseException:  # such as an interrupt of the kernel
             self._reply(told, INTERRUPTED)
             raise
-        if answer is not None:  # else it comes to whoever asked the same first
-            self._reply(told, answer)
+        # The answer comes to whoever asked the same first.
+        self._reply(told, {"type": "doing"} if answer is None else answer)
 
     def _reply(self, told: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
         # What is sent back must be possible to send, whatever it answers.

@@ -3,6 +3,7 @@
 The kernel alone writes the synced traits. The browser sends messages, each with a number of its own
 (``rid``) that comes back in the reply. It asks again under the same number where no reply comes: that
 is answered again, and not done twice; of an answer that is not kept, it is said that it is ``gone``.
+While another thread is still at it, ``doing`` stands in for the reply, which comes later.
 Numbers rise, and what comes late changes nothing that a later message has changed since. Rows of a
 growing result go out in ``append`` messages about ten a second: they say at which row they begin,
 taking the place of what was there, and how many rows are settled by now. Whoever lacks settled rows
