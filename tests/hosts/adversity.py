@@ -3,7 +3,7 @@
 ``make races`` loads it. A test that fails under it has acted before something was there, or reckoned
 with something that had not happened yet: on a busy machine it fails without it, one day.
 
-A failure comes back, more or less, with ``SAE_EXPLORER_SEED`` set to what the run's head says.
+A failure comes back, more or less, with ``SAE_EXPLORER_SEED`` set to what the run says in the end.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def pytest_configure() -> None:
     BrowserContext.new_page = _new_slow_page  # type: ignore[method-assign]
 
 
-def pytest_report_header() -> str:
-    return f"adversity: SAE_EXPLORER_SEED={SEED}"
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(f"SAE_EXPLORER_SEED={SEED}")
 
 
 @pytest.hookimpl(wrapper=True)
