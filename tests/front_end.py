@@ -140,7 +140,7 @@ class FrontEnd:
 
     def _take(self, state: dict[str, Any]) -> None:
         self.state |= state
-        if state.get("_status"):
+        if "_status" in state:
             self.statuses.append(state["_status"])
         if "_tree" in state:
             tree = state["_tree"]
