@@ -254,6 +254,8 @@ def test_figures_stand_side_by_side_whatever_the_notebook_makes_of_lists(
     notebook.rows.nth(3).click()
     selected = notebook.widget.locator(".sae-selected")
     expect(selected.locator(".sae-node-text")).to_be_visible()
+    # How far the notebook is scrolled is left by who used it before.
+    selected.scroll_into_view_if_needed()
     expect(selected.get_by_role("button", name="Copy")).to_be_in_viewport()
     panel = ran(notebook, CASES[2])
     expect(panel.locator("dt").first).to_be_visible()

@@ -197,6 +197,7 @@ def test_an_explorer_that_is_hidden_at_first_lays_itself_out_when_it_is_seen(
     tree = page.widget.get_by_role("tree")
     expect_laid_out(page, tree)
     # Lines are drawn down to the lower edge, or as many as there are.
+    tree.scroll_into_view_if_needed()
     expect(page.rows.nth(10)).to_be_in_viewport()
     photograph(page, f"{front}-behind")
     # A diagram that was made while it was out of sight is as good as any.
