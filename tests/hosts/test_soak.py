@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import expect
 
-from hosts.asking import python
+from hosts.asking import MODEL, python
 from hosts.jupyterlab import opened, running, written
 from hosts.page import photograph, state
 
@@ -32,14 +32,9 @@ ANALYSED, FROM_PYTHON = 10, 4
 #: Seconds of each forward while a tree is to be cancelled.
 SLOW = 0.15
 
-MAKE = """\
-import gc, json, time
-from sae_explorer import FeatureExplorer, Subject
-from sae_explorer.loading.demo import DIRECTION
-
-pause = 0.0
-subject = Subject.demo()
-subject.model.register_forward_pre_hook(lambda *_: time.sleep(pause))
+MAKE = f"""\
+import gc, json
+{MODEL}
 explorer = FeatureExplorer(
     302, subject=subject, cutoff=2e-4, text="I went to the", max_tokens=4, strengths=(1.0,),
     **DIRECTION,
